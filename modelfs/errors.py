@@ -17,6 +17,7 @@ The tree::
     |-- NoAttribute          ENODATA
     |-- NotSupported         EOPNOTSUPP
     |-- Interrupted          EINTR
+    |-- TextBusy             ETXTBSY
     |-- StoreFull            ENOSPC
     |   `-- MapFull          ENOSPC
     |-- StoreReadOnly        EROFS
@@ -145,6 +146,12 @@ class StoreReadOnly(ModelfsError):
     """The store is open for reading only, or its lock file cannot be opened."""
 
     errno = errno.EROFS
+
+
+class TextBusy(ModelfsError):
+    """A file cannot get set-ID bits or capabilities while it is mapped for writing."""
+
+    errno = errno.ETXTBSY
 
 
 class StoreBusy(ModelfsError):

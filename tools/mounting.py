@@ -1,6 +1,7 @@
 """A mount that a script makes for itself, with the command line alone, as users do."""
 
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -15,6 +16,8 @@ CHECKOUT: Final = Path(__file__).resolve().parents[1]
 
 Program = tuple[str, ...]
 MODELFS: Final[Program] = (sys.executable, "-m", "modelfs")
+# Further options of each mount, such as --passthrough.
+OPTIONS: Final = tuple(shlex.split(os.environ.get("MODELFS_TOOLS_OPTIONS", "")))
 DEADLINE: Final = 600.0  # seconds that a command, a mount or the end of a daemon may take
 
 
@@ -62,7 +65,10 @@ class Mount:
         address = os.fsdecode(self._manager.getsockname()).replace("\0", "@")
         with self._log.open("ab") as log:
             self._daemon = subprocess.Popen(
-                [*self._program, "mount", "--foreground", *self._options, self.store, self.path],
+                [
+                    *(*self._program, "mount", "--foreground", *OPTIONS, *self._options),
+                    *(self.store, self.path),
+                ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -13,7 +13,7 @@ PASSED_ON: Final = frozenset(
 )
 _PAIRS: Final = (("suid", "nosuid"), ("dev", "nodev"), ("exec", "noexec"), ("async", "sync"))
 OPPOSITES: Final = dict(_PAIRS) | {no: yes for yes, no in _PAIRS}
-SWITCHES: Final = frozenset({"allow_other", "replace", "nonempty", "trust"})
+SWITCHES: Final = frozenset({"allow_other", "replace", "nonempty", "trust", "passthrough"})
 SIZES: Final = frozenset({"cache_size", "limit"})
 # Options passed on with their values: security labels, and the source in the mount table.
 NAMED: Final = frozenset({"context", "fscontext", "defcontext", "rootcontext", "fsname"})
@@ -41,6 +41,7 @@ class FstabOptions:
     replace: bool
     nonempty: bool
     trust: bool
+    passthrough: bool
     passed_on: tuple[str, ...]
 
 
@@ -81,5 +82,6 @@ def parse_options(texts: Iterable[str]) -> FstabOptions:
         "replace" in switches,
         "nonempty" in switches,
         "trust" in switches,
+        "passthrough" in switches,
         tuple(passed_on),
     )

@@ -151,7 +151,7 @@ class _Daemon:
         device = _device_of(self._options.mountpoint)
         self._background.mapped_pages.mounted(device)
         nursery.start_soon(self._stop_on_signal, signals)
-        nursery.start_soon(self._announce, operations.begun, device)
+        nursery.start_soon(self._announce, operations, device)
         if not self._store.read_only:
             background = self._background
             background.start()
@@ -162,10 +162,11 @@ class _Daemon:
         await pyfuse3.main(max_tasks=REQUESTS_MAX)
         nursery.cancel_scope.cancel()
 
-    async def _announce(self, begun: trio.Event, device: int | None) -> None:
+    async def _announce(self, operations: Operations, device: int | None) -> None:
         """Report that the mount answers, after the kernel's read-ahead is set."""
         # The kernel resets the read-ahead when a mount begins, so it is set after that.
-        await begun.wait()
+        await operations.begun.wait()
+        operations.passthrough.begin()
         if device is not None:
             await trio.to_thread.run_sync(raise_read_ahead, device)
         notify_manager("READY=1")

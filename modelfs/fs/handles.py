@@ -60,6 +60,7 @@ class Handle:
     inode: InodeNumber
     writable: bool = False
     pid: int = 0  # of the program that opened it
+    is_passed: bool = False  # the kernel reads and writes it itself
     ahead: ReadAheadState = field(default_factory=ReadAheadState)
     listing_end: int = 0  # the cookie before which a listing ends
     may_extend: bool = False  # the listing goes on once more, to the names created meanwhile
@@ -70,7 +71,8 @@ class Handles:
 
     def __init__(self) -> None:
         self._open: dict[FileHandleT, Handle] = {}
-        self._writers: dict[InodeNumber, int] = {}  # how many writable handles each inode has
+        self._counts: dict[InodeNumber, int] = {}  # how many handles each inode has
+        self._writers: dict[InodeNumber, int] = {}  # how many of them are writable
         self._next = 1
         self._used = time.monotonic()
 
@@ -86,11 +88,14 @@ class Handles:
         except KeyError:
             raise InvalidArgument(f"no open file {handle}") from None
 
-    def open(self, inode: InodeNumber, *, writable: bool, pid: int = 0) -> FileHandleT:
+    def open(
+        self, inode: InodeNumber, *, writable: bool, pid: int = 0, is_passed: bool = False
+    ) -> FileHandleT:
         """Open a file or directory; its handle is never used again."""
         number = FileHandleT(self._next)
         self._next += 1
-        self._open[number] = Handle(inode, writable, pid)
+        self._open[number] = Handle(inode, writable, pid, is_passed)
+        self._counts[inode] = self._counts.get(inode, 0) + 1
         if writable:
             self._writers[inode] = self._writers.get(inode, 0) + 1
         return number
@@ -99,17 +104,18 @@ class Handles:
         """Close a file or directory, and return its state."""
         closed = self._open.pop(handle)
         closed.ahead.drop_queue()
+        _count_down(self._counts, closed.inode)
         if closed.writable:
-            left = self._writers[closed.inode] - 1
-            if left:
-                self._writers[closed.inode] = left
-            else:
-                del self._writers[closed.inode]
+            _count_down(self._writers, closed.inode)
         return closed
 
     def idle_seconds(self) -> float:
         """Return the time since the last request for an open file, in seconds."""
         return time.monotonic() - self._used
+
+    def is_open(self, inode: InodeNumber) -> bool:
+        """Whether a program has the file open, or mapped."""
+        return inode in self._counts
 
     def open_for_writing(self) -> list[InodeNumber]:
         """Return the files that are open for writing."""
@@ -118,3 +124,11 @@ class Handles:
     def is_open_for_writing(self, inode: InodeNumber) -> bool:
         """Whether a program has the file open for writing, or mapped for writing."""
         return inode in self._writers
+
+
+def _count_down(counts: dict[InodeNumber, int], inode: InodeNumber) -> None:
+    left = counts[inode] - 1
+    if left:
+        counts[inode] = left
+    else:
+        del counts[inode]

@@ -17,6 +17,12 @@ class MountOptions:
     limit: int | None  # bytes that the store may take on its disk; None: the whole disk
     options: tuple[str, ...]  # further options for the kernel, as fusermount3 spells them
     trust: bool = False  # see `Store`
+    passthrough: bool = False  # let the kernel read and write new files itself, if it can
+
+    @property
+    def passes_through(self) -> bool:
+        """Whether to ask the kernel for passthrough. Only root may give it files."""
+        return self.passthrough and not (self.read_only or "sync" in self.options or os.geteuid())
 
     @property
     def commits_names(self) -> bool:

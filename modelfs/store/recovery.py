@@ -29,9 +29,9 @@ def load_staged(staging: Staging) -> None:
     """Load the staged state of all files as of the last commit."""
     for staged in staging.rows.states():
         staging.adopt(staged)
-        for window in staged.windows.values():
+        for file in {window.file for window in staged.windows.values()}:
             with contextlib.suppress(OSError):  # a missing file is an error of the first read
-                window.file.reload()
+                file.reload()
 
 
 def remove_uncommitted(index: Index, packs: Packs, staging: Staging) -> Tail | None:

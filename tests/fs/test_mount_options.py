@@ -1,10 +1,44 @@
 """The options that the kernel gets."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from modelfs.fs.mount_options import MountOptions
+
+
+@pytest.mark.parametrize(
+    ("user", "read_only", "options", "passes"),
+    [
+        (0, False, (), True),
+        (1000, False, (), False),
+        (0, True, (), False),
+        (0, False, ("sync",), False),
+    ],
+)
+def test_who_may_pass_files_through(
+    monkeypatch: pytest.MonkeyPatch,
+    user: int,
+    options: tuple[str, ...],
+    *,
+    read_only: bool,
+    passes: bool,
+) -> None:
+    """Only root's daemon asks the kernel for passthrough, and only with the option."""
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    for passthrough in (False, True):
+        mount = MountOptions(
+            store=Path("/s"),
+            mountpoint=Path("/m"),
+            cache_size=0,
+            read_only=read_only,
+            allow_other=False,
+            limit=None,
+            options=options,
+            passthrough=passthrough,
+        )
+        assert mount.passes_through == (passthrough and passes)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import pwd
 import shlex
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -159,6 +160,9 @@ def test_a_teams_library(theirs: Path, top: Path) -> None:
 
 @pytest.mark.skipif(
     not any(user.pw_uid == NAMED.uid for user in pwd.getpwall()), reason="no user 1"
+)
+@pytest.mark.skipif(
+    not Path("/dev/fuse").stat().st_mode & stat.S_IROTH, reason="only root may mount here"
 )
 def test_a_store_changes_hands(top: Path) -> None:
     """Each message has the command that mends all of its kind, up to files in the mount."""

@@ -8,6 +8,8 @@ often, asks the daemon itself, as the command does, and saves a start of Python.
 import importlib.util
 import json
 import os
+import platform
+import re
 import shlex
 import shutil
 import signal
@@ -32,8 +34,17 @@ DEADLINE: Final = 30.0  # seconds for any one step
 # `tools/run trust.unit_capabilities`.
 PREFIX: Final = tuple(shlex.split(os.environ.get("MODELFS_TESTS_PREFIX", "")))
 
+# Further options of each mount, such as --passthrough.
+OPTIONS: Final = tuple(shlex.split(os.environ.get("MODELFS_TESTS_OPTIONS", "")))
+
 with_session_io = pytest.mark.skipif(
     importlib.util.find_spec("modelfs.fs.host._session_io") is None, reason="it is not compiled"
+)
+KERNEL: Final = tuple(map(int, re.findall(r"\d+", platform.release())[:2]))
+with_passthrough: Final = (
+    pytest.mark.skipif(KERNEL < (6, 9), reason="passthrough needs Linux 6.9"),
+    pytest.mark.skipif(os.getuid() != 0, reason="passthrough needs CAP_SYS_ADMIN"),
+    with_session_io,
 )
 
 CAP_SYS_ADMIN: Final = 21  # the bit of capabilities(7) that root needs to mount
@@ -125,7 +136,8 @@ class Mount:
         with self._log.open("ab") as log:
             daemon = subprocess.Popen(
                 [
-                    *(*self._prefix, *MODELFS, "mount", "--foreground", *self._options),
+                    *(*self._prefix, *MODELFS, "mount", "--foreground", *OPTIONS),
+                    *self._options,
                     *(self.store, self.path),
                 ],
                 stdin=subprocess.DEVNULL,

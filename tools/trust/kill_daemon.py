@@ -135,6 +135,7 @@ class Victim(Mount):
 def main() -> None:
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # below nohup(1), daemons would ignore it
     began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="modelfs-kill-", dir=options.folder) as folder:
         victim = Victim(Path(folder))

@@ -56,6 +56,12 @@ FUSE_CONF: Final = Path("/etc/fuse.conf")
 )
 @params.trust
 @click.option(
+    "--passthrough",
+    is_flag=True,
+    help="Let the kernel itself read and write new files, until they are in chunks. For root, and "
+    "Linux 6.9 or later; without effect where that is not possible.",
+)
+@click.option(
     "--nonempty",
     is_flag=True,
     help="Mount over a folder that has files, which the mount hides.",
@@ -66,7 +72,7 @@ FUSE_CONF: Final = Path("/etc/fuse.conf")
     metavar="OPT[,OPT]",
     multiple=True,
     help="Options as in fstab: ro, rw, allow_other, cache_size=SIZE, limit=SIZE, replace, trust, "
-    "nonempty, sync, dirsync, fsname=NAME, nosuid, nodev, noexec. "
+    "nonempty, passthrough, sync, dirsync, fsname=NAME, nosuid, nodev, noexec. "
     "Options for mount(8) and systemd, such as noatime, _netdev and x-*, are ignored.",
 )
 def mount(  # noqa: PLR0913 - one parameter for each option
@@ -80,6 +86,7 @@ def mount(  # noqa: PLR0913 - one parameter for each option
     limit: int | None,
     replace: bool,
     nonempty: bool,
+    passthrough: bool,
     trust: bool,
     options: tuple[str, ...],
 ) -> None:
@@ -106,6 +113,7 @@ def mount(  # noqa: PLR0913 - one parameter for each option
         limit=fstab.limit if limit is None else limit,
         options=fstab.passed_on,
         trust=trust or fstab.trust,
+        passthrough=passthrough or fstab.passthrough,
     )
     _check_not_mounted(mount_options)
     _check_possible(mount_options)
@@ -125,7 +133,7 @@ def mount(  # noqa: PLR0913 - one parameter for each option
 
 
 def _serve(options: MountOptions, ready: Callable[[], None]) -> None:
-    session_io.load()
+    session_io.load(passthrough=options.passes_through)
     try:
         # Imported here, because the other commands must work where FUSE is missing.
         from modelfs.fs.daemon import run  # noqa: PLC0415

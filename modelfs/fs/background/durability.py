@@ -73,6 +73,7 @@ class Durability:
     async def flush_old(self) -> None:
         """Flush the files whose oldest change has waited long enough."""
         latest = time.monotonic() - FLUSH_SECONDS
+        self._store.staging.follow_writers()
         staged_files = [staged for staged in self._store.staging if staged.dirty]
         old = [staged.inode for staged in staged_files if staged.dirty_since < latest]
         await self.flush_some(old)

@@ -34,6 +34,8 @@ from modelfs.store.index.tables import InodeNumber
 
 QUIET_SECONDS: Final = 1.0  # programs close, open again and rename within moments
 ROUND_RETRY_SECONDS: Final = 10.0
+# A file that a program has mapped and closed is looked at so often: whether the mapping is gone.
+LIVE_RETRY_SECONDS: Final = 1.0
 # A file that is still being written is ingested from this many whole windows on.
 EARLY_WINDOWS: Final = 4
 # While more files than this wait for ingest, each create waits until one of them is done.
@@ -162,6 +164,8 @@ class BackgroundIngest:
         for inode in await self._context.driver.run(job):
             if self._context.handles.is_open_for_writing(inode):
                 self._file(inode).unrecognised = True
+            elif self._store.contents.is_live(inode):
+                self._file(inode).due = trio.current_time() + LIVE_RETRY_SECONDS
 
     async def ingest_due(self) -> None:
         """Ingest every file that is due, and then once each long file that is being written.

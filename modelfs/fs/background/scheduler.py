@@ -52,6 +52,7 @@ log = logging.getLogger(__name__)
 TICK_SECONDS: Final = 0.25
 COLLECT_SECONDS: Final = 20.0
 SHORT_SECONDS: Final = 1.0
+COPIES_SECONDS: Final = 1.0
 RETRY_SECONDS: Final = 10.0  # after an attempt that failed
 COMMIT_RETRY_SECONDS: Final = 1.0
 ROOM_RETRY_SECONDS: Final = 1.0  # until then requests that need room get ENOSPC
@@ -104,6 +105,7 @@ class Scheduler:
             for name, seconds, job in (
                 ("flush", TICK_SECONDS, self.durability.flush_old),
                 ("ingest", TICK_SECONDS, self.ingest.ingest_due),
+                ("deletion of copies", COPIES_SECONDS, self._drop_unused_copies),
                 ("removal of deleted files", TICK_SECONDS, self.gc.remove_orphans),
                 ("garbage collection", COLLECT_SECONDS, self.gc.collect_if_worthwhile),
                 ("garbage collection", SHORT_SECONDS, self.gc.collect_if_short),
@@ -115,6 +117,9 @@ class Scheduler:
                 ("optimizing", self.optimize.run, OPTIMIZE_RETRY_SECONDS),
             ):
                 nursery.start_soon(_keep_running, name, task, retry_seconds)
+
+    async def _drop_unused_copies(self) -> None:
+        self._store.staging.wholes.drop_unused_copies()
 
     async def finish(self, *, clean: bool = True) -> None:
         """Make everything durable, before the daemon ends.

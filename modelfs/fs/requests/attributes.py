@@ -30,7 +30,10 @@ def attributes_of(contents: Contents, inode: InodeNumber) -> EntryAttributes:
         CorruptIndex: its record is damaged.
     """
     node = contents.node(inode)
-    return entry_of(node, contents.allocated(node) if stat.S_ISREG(node.mode) else node.size)
+    entry = entry_of(node, contents.allocated(node) if stat.S_ISREG(node.mode) else node.size)
+    if contents.is_live(inode):
+        entry.attr_timeout = 0.0  # the kernel does not notice writes through a mapping
+    return entry
 
 
 def entry_of(node: Inode, allocated: int) -> EntryAttributes:

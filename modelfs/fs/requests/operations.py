@@ -16,6 +16,7 @@ each write of 1 MiB goes to the file's staged bytes, and release, at the close, 
 for ingest. The kernel keeps the pages, so a later read of b may come to no handler at all.
 """
 
+import contextlib
 import os
 import stat
 from collections.abc import Sequence
@@ -49,6 +50,7 @@ from modelfs.errors import (
 )
 from modelfs.fs.background.scheduler import Scheduler
 from modelfs.fs.handles import Handles
+from modelfs.fs.host import session_io
 from modelfs.fs.requests.attributes import (
     attributes_of,
     change_of,
@@ -60,6 +62,8 @@ from modelfs.fs.requests.attributes import (
 from modelfs.fs.requests.boundary import replies, silent
 from modelfs.fs.requests.changes import NAME_ROOM, Changes
 from modelfs.fs.requests.lookups import Lookups
+from modelfs.fs.requests.passthrough import Passthrough
+from modelfs.fs.requests.privileges import CAPABILITIES, SET_ID, Privileges
 from modelfs.fs.requests.readdir import READDIR_PAGE, entries
 from modelfs.fs.requests.reader import Reader
 from modelfs.fs.requests.truncater import Truncater
@@ -76,6 +80,8 @@ _DAEMON_ATTRIBUTE: Final = DAEMON_ATTRIBUTE.encode()
 OWN_PREFIX: Final = b"user.modelfs."
 # The kernel's XATTR_LIST_MAX: the most bytes of names, each with a NUL.
 LISTING_MAX: Final = 64 << 10
+# Flags of open(2) that make each write durable.
+DURABLE: Final = os.O_SYNC | os.O_DSYNC
 KNOWN_RENAME_FLAGS: Final = pyfuse3.RENAME_EXCHANGE | pyfuse3.RENAME_NOREPLACE
 
 
@@ -100,6 +106,8 @@ class Operations(pyfuse3.Operations):
         super().__init__()
         self._store = store
         self._handles = handles
+        self.passthrough = Passthrough(store, handles)
+        self._privileges = Privileges(store)
         self._reader = reader
         self._writer = writer
         self._changes = Changes(store.space, background, commits_names=commits_names)
@@ -107,7 +115,9 @@ class Operations(pyfuse3.Operations):
         self._ingest = background.ingest
         self._gc = background.gc
         self._shortage = background.shortage
-        self.truncater = Truncater(store, handles, background.ingest, background.mapped_pages)
+        self.truncater = Truncater(
+            store, handles, self.passthrough, background.ingest, background.mapped_pages
+        )
         self.lookups = Lookups(store, background.gc.add_orphan)
         self.begun = trio.Event()  # set when the kernel is about to send requests
 
@@ -246,6 +256,7 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def getattr(self, inode: InodeT, ctx: RequestContext) -> EntryAttributes:
+        self._privileges.check(InodeNumber(inode))
         return attributes_of(self._store.contents, InodeNumber(inode))
 
     @replies
@@ -264,6 +275,8 @@ class Operations(pyfuse3.Operations):
         if fields.update_size:
             self.truncater.truncate(number, attr.st_size, ctx.uid)
         change = change_of(attr, fields)
+        if change.mode is not None and change.mode & SET_ID:
+            self._privileges.grant(number)
         if not fields.update_size or not change.is_empty():
             self._store.attributes.set(number, change)
         return attributes_of(self._store.contents, number)
@@ -275,6 +288,8 @@ class Operations(pyfuse3.Operations):
             return os.readlink(os.fsencode(self._store.directory.link))
         if name == _DAEMON_ATTRIBUTE:
             return daemon_attribute(self._store.directory)
+        if name == CAPABILITIES:
+            self._privileges.check(InodeNumber(inode))
         return self._store.attributes.get(InodeNumber(inode), name)
 
     @replies
@@ -284,6 +299,8 @@ class Operations(pyfuse3.Operations):
         if name.startswith(OWN_PREFIX):
             raise NotPermitted(f"{name.decode(errors='replace')} is reserved for modelfs")
         async with self._changes.of_rows(NAME_ROOM + len(value), ctx.pid):
+            if name == CAPABILITIES:
+                self._privileges.grant(InodeNumber(inode))
             self._store.attributes.put(InodeNumber(inode), name, value)
 
     @replies
@@ -332,6 +349,10 @@ class Operations(pyfuse3.Operations):
         if flags & os.O_TRUNC:
             await self._changes.before_change(frees=True)
             await self.truncater.truncate_at_open(InodeNumber(inode), ctx.uid)
+        if flags & DURABLE and self.passthrough.serves(InodeNumber(inode)):
+            # Once its staging file is in the index, a crash leaves all that the kernel wrote there.
+            await self._durability.flush(InodeNumber(inode))
+            await self._durability.commit()
         return self._opened(InodeNumber(inode), flags, ctx)
 
     @replies
@@ -370,6 +391,9 @@ class Operations(pyfuse3.Operations):
     @silent
     async def release(self, fh: FileHandleT) -> None:
         closed = self._handles.close(fh)
+        if closed.is_passed:
+            self.passthrough.close(closed.inode, writable=closed.writable)
+            self._privileges.check(closed.inode)
         if closed.writable and not self._handles.is_open_for_writing(closed.inode):
             self._ingest.closed(closed.inode)
 
@@ -384,7 +408,16 @@ class Operations(pyfuse3.Operations):
         return self.lookups.entry(node.inode)
 
     def _opened(self, inode: InodeNumber, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        handle = self._handles.open(inode, writable=_wants_to_write(flags), pid=ctx.pid)
+        writable = _wants_to_write(flags)
+        number = self.passthrough.open(inode, flags, writable=writable)
+        handle = self._handles.open(inode, writable=writable, pid=ctx.pid, is_passed=number > 0)
+        if number:
+            if writable:
+                # The kernel may have cached a time that a mapping is about to change, unless the
+                # file is new to it.
+                with contextlib.suppress(FileNotFoundError):
+                    pyfuse3.invalidate_inode(InodeT(inode), attr_only=True)
+            session_io.back_next_open(handle, number)
         return FileInfo(fh=handle, keep_cache=True)
 
     def _check_writable(self) -> None:

@@ -3,6 +3,7 @@
 from modelfs.fs.background.ingest import BackgroundIngest
 from modelfs.fs.background.mapped_pages import MappedPages
 from modelfs.fs.handles import Handles
+from modelfs.fs.requests.passthrough import Passthrough
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 
@@ -11,10 +12,16 @@ class Truncater:
     """Sets the sizes of files."""
 
     def __init__(
-        self, store: Store, handles: Handles, ingest: BackgroundIngest, mapped_pages: MappedPages
+        self,
+        store: Store,
+        handles: Handles,
+        passthrough: Passthrough,
+        ingest: BackgroundIngest,
+        mapped_pages: MappedPages,
     ) -> None:
         self._store = store
         self._handles = handles
+        self._passthrough = passthrough
         self._ingest = ingest
         self._mapped_pages = mapped_pages
 
@@ -23,6 +30,7 @@ class Truncater:
 
         Raises:
             FileTooLarge: `size` is past the largest file size.
+            OSError: as `Writes.truncate`.
         """
         self._store.writes.truncate(inode, size)
         if not self._handles.is_open_for_writing(inode):
@@ -37,5 +45,6 @@ class Truncater:
         O_TRUNC, which libfuse leaves to open (FUSE_ATOMIC_O_TRUNC). Such pages would arrive after
         the truncation and bring back bytes from before it.
         """
-        await self._mapped_pages.sync_if_possible(inode)
+        if not self._passthrough.serves(inode):
+            await self._mapped_pages.sync_if_possible(inode)
         self.truncate(inode, 0, uid)

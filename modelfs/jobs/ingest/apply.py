@@ -215,16 +215,20 @@ class Applier:
                     self._store.inodes.put(dataclasses.replace(node, format=layout.format))
                 if file_pass.copy_key is not None:
                     self._copy_hints.record(file_pass.inode, file_pass.copy_key, layout.format)
-            self._release(file_pass.inode)
+            self._release(file_pass)
 
-    def _release(self, inode: InodeNumber) -> None:
-        """Drop idle windows, and the whole staged state if that leaves none."""
-        staging = self._store.staging
+    def _release(self, file_pass: Pass) -> None:
+        """Drop idle windows, or those of a whole file, and the staged state if none is left."""
+        staging, inode = self._store.staging, file_pass.inode
         staged = staging.find(inode)
         if staged is None:
             return
         node = self._store.inodes.get(inode)
-        staging.drop(staged, [window for window in staged.windows.values() if window.unused])
+        if staged.whole is None:
+            staging.drop(staged, [window for window in staged.windows.values() if window.unused])
+        elif file_pass.has_taken(staged):
+            staging.drop(staged, list(staged.windows.values()))
+            staging.wholes.end(staged)
         staged.generation += 1
         if staged.windows or staged.map_visible_to is not None:
             return

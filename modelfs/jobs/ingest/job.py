@@ -111,7 +111,7 @@ class Ingest:
 
         Returns:
             The files that were not ingested to their ends: a partial pass could not recognise the
-            format, or the file was cut meanwhile.
+            format, or the file was cut meanwhile, or programs may still write it unseen.
 
         Raises:
             StoreFull: no room; bytes that are not in chunks are still staged.
@@ -123,7 +123,9 @@ class Ingest:
         self, inodes: Sequence[InodeNumber], complete: bool, urgent: bool, done: Callable[[], None]
     ) -> Job[set[InodeNumber]]:
         unfinished: set[InodeNumber] = set()
-        passes = yield from self._begin_passes(inodes, complete=complete, urgent=urgent)
+        passes = yield from self._begin_passes(
+            inodes, complete=complete, urgent=urgent, live=unfinished
+        )
         while passes:
             regions, ended = yield from self._ingest_next_regions(passes)
             advanced = {file_pass.inode for file_pass in (*ended, *(r.file_pass for r in regions))}
@@ -136,9 +138,14 @@ class Ingest:
         return unfinished
 
     def _begin_passes(
-        self, inodes: Sequence[InodeNumber], *, complete: bool, urgent: bool
+        self,
+        inodes: Sequence[InodeNumber],
+        *,
+        complete: bool,
+        urgent: bool,
+        live: set[InodeNumber],
     ) -> Job[list[Pass]]:
-        """Begin a pass over each file that is pending."""
+        """Begin a pass over each file that is pending; `live` gets those that may not be read."""
         passes: list[Pass] = []
         for inode in inodes:
             yield Pause()
@@ -147,6 +154,9 @@ class Ingest:
                 continue
             if staged is None and self._store.index.get(Table.PENDING, number_key(inode)) is None:
                 continue  # ingested since the caller listed it
+            if staged is not None and not self._store.staging.wholes.settle(staged):
+                live.add(inode)
+                continue
             self._applier.request(inode)
             yield from pausing(self._store.flusher.trim(inode))
             passes.append(self._applier.begin_pass(inode, complete=complete, urgent=urgent))

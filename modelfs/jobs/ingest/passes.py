@@ -52,6 +52,13 @@ class Pass:
         """Whether the pass takes all staged bytes, not only whole windows."""
         return self.complete or self.urgent
 
+    def has_taken(self, staged: StagedFile) -> bool:
+        """Whether every byte of a whole file is in the map, at the end of the pass."""
+        return not any(
+            number in self.skipped or window.stamp != self.stamps.get(number) or window.file.writing
+            for number, window in staged.windows.items()
+        )
+
     def changed_under(self, extent: Extent, staged: StagedFile | None) -> bool:
         """Whether the file was written or cut in the range of an extent since the pass began."""
         visible_to = None if staged is None else staged.map_visible_to
@@ -90,6 +97,7 @@ class Region:
             window
             for number, window in staged.windows.items()
             if self.start <= window.start < self.stop
+            and not window.is_whole  # those are dropped together, at the end of the pass
             and number not in self.file_pass.skipped
             and window.stamp == self.file_pass.stamps.get(number)
             and not window.file.writing

@@ -5,16 +5,14 @@ to 1,000, and the bytes from 1,000 to 4,096 are mapped to the lost chunk. If the
 which of the 1,000 bytes are right is open: all are lost, and the file goes to quarantine.
 """
 
-import errno
 import os
 import stat
-from collections.abc import Iterator
 
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.jobs.repair.lost_ranges import lose_ranges
-from modelfs.store.disk.directory import Directory
+from modelfs.store.disk.sparse import data_ranges
 from modelfs.store.files.staged_checksums import has_checksum, remove_checksum
-from modelfs.store.files.window import WINDOW, window_name
+from modelfs.store.files.window import WHOLE, WINDOW, origin_of, window_name
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import SIZE_MAX, WindowRanges
 from modelfs.store.index.tables import Table, pair_key, pair_of
@@ -62,19 +60,21 @@ def _lose_all_staged(context: RepairContext, key: bytes, why: str) -> None:
 
 def _repair_window(context: RepairContext, inode: int, number: int, row: WindowRanges) -> None:
     """Cut the ranges of a window to the length of its file; the rest is lost."""
-    start = number * WINDOW
+    origin, key = origin_of(number, row.generation), pair_key(inode, number)
     try:
         name = window_name(inode, number, row.generation)
         length = context.store.staging.directory.status(name).st_size
     except FileNotFoundError:
         length = -1
-    end = start + max(0, length)
+    end = origin + max(0, length)
     present, lost = row.ranges.copy(), row.ranges.copy()
     present.remove(end, SIZE_MAX)
-    lost.remove(start, end)
-    if length >= 0 and not lost:
+    lost.remove(0, end)
+    # The kernel cuts a whole file at once, and its row follows.
+    is_cut = row.generation & WHOLE and not has_checksum(context.index, key, row)
+    if length >= 0 and (is_cut or not lost):
         return
-    node, key = context.node(inode), pair_key(inode, number)
+    node = context.node(inode)
     assert node is not None
     if present and has_checksum(context.index, key, row):
         # Which of the bytes that are left are right cannot be known.
@@ -111,29 +111,25 @@ def _lose_window(context: RepairContext, inode: int, number: int) -> None:
     if node is None or not stat.S_ISREG(node.mode) or start >= node.size:
         return
     staging = context.store.staging.directory
-    prefix = window_name(inode, number, 0).removesuffix("0")
-    files = sorted(name for name in staging.names() if name.startswith(prefix))
-    lost, longest = RangeSet(), 0
-    for name in files:
-        context.quarantine.add_file(staging, name)
-        longest = max(longest, staging.status(name).st_size)
-        for low, high in _data_in(staging, name):
-            lost.add(start + low, start + high)
+    lost, longest = RangeSet(), start
+    for generation in (0, WHOLE):
+        prefix = window_name(inode, number, generation).removesuffix("0")
+        origin = origin_of(number, generation)
+        for name in sorted(name for name in staging.names() if name.startswith(prefix)):
+            if not _has_rows(context, inode, name):
+                context.quarantine.add_file(staging, name)
+            longest = max(longest, origin + staging.status(name).st_size)
+            with staging.opened(name, os.O_RDONLY) as fd:
+                for low, high in data_ranges(fd, start - origin):
+                    lost.add(origin + low, min(origin + high, start + WINDOW))
     # A file may have been cut short, too: all bytes behind its end may have been in it.
-    lost.add(start + longest, start + WINDOW)
+    lost.add(longest, start + WINDOW)
     lose_ranges(context, node, lost, "the record of staged bytes was damaged")
 
 
-def _data_in(folder: Directory, name: str) -> Iterator[tuple[int, int]]:
-    """Yield the parts of a sparse file that were ever written, in whole blocks of the disk."""
-    with folder.opened(name, os.O_RDONLY) as fd:
-        stop = 0
-        while True:
-            try:
-                start = os.lseek(fd, stop, os.SEEK_DATA)
-            except OSError as exc:
-                if exc.errno == errno.ENXIO:
-                    return
-                raise
-            stop = os.lseek(fd, start, os.SEEK_HOLE)
-            yield start, stop
+def _has_rows(context: RepairContext, inode: int, name: str) -> bool:
+    """Whether a staging file is of a window that has a row. A whole file has several."""
+    return any(
+        pair_of(key)[0] == inode and window_name(*pair_of(key), row.generation) == name
+        for key, row in context.rows(Table.STAGED)
+    )

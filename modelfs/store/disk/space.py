@@ -116,6 +116,11 @@ class Space:
         self._ballast.close()
 
     @property
+    def has_limit(self) -> bool:
+        """Whether the store may use only a part of its disk."""
+        return self._limit is not None
+
+    @property
     def may_have_changed(self) -> bool:
         """Whether `measure` may find other numbers: of a limit, or whether a quota has room."""
         return self._limit is not None or self._ballast.is_due

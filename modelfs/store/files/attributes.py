@@ -72,6 +72,8 @@ class Attributes:
         if staged is not None and "mtime_ns" in fields:
             # Until a flush, the times of the staged state hide those of the record.
             staged.mtime_ns = fields["mtime_ns"]
+            if staged.whole is not None:
+                staged.whole.set_mtime(staged.mtime_ns)
 
     def drop_privileges(self, inode: InodeNumber) -> None:
         """Clear setuid and setgid of a file, because its content was changed.

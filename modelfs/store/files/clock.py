@@ -28,11 +28,17 @@ def now_ns(previous_ns: int = EARLIEST_NS) -> int:
     """Return the present time in nanoseconds since 1970, by the kernel's clock of files.
 
     Args:
-        previous_ns: the time that is replaced. If it is ahead by less than a step of the clock, it
-            is returned; by more, a program has set it, or the clock back.
+        previous_ns: the time that is replaced: see `later_ns`.
     """
-    now = time.clock_gettime_ns(CLOCK_REALTIME_COARSE)
-    return previous_ns if now < previous_ns <= now + STEP_NS else now
+    return later_ns(previous_ns, time.clock_gettime_ns(CLOCK_REALTIME_COARSE))
+
+
+def later_ns(previous_ns: int, stamp_ns: int) -> int:
+    """Return the kernel's stamp, or the time that it replaces if that is ahead by a step at most.
+
+    If it is ahead by more, a program has set it, or the clock back.
+    """
+    return previous_ns if stamp_ns < previous_ns <= stamp_ns + STEP_NS else stamp_ns
 
 
 def clamped(time_ns: int) -> int:

@@ -64,6 +64,11 @@ class Contents:
         staged = self._staging.find(inode)
         return node if staged is None else with_staged_state(node, staged)
 
+    def is_live(self, inode: InodeNumber) -> bool:
+        """Whether programs may write to a file without a request."""
+        staged = self._staging.find(inode)
+        return staged is not None and staged.whole is not None and staged.whole.live
+
     def allocated(self, node: Inode) -> int:
         """Return how many bytes of a file are not in a hole, as a result of `node`.
 
@@ -85,10 +90,13 @@ class Contents:
         Raises:
             NotFound: there is no such inode.
             CorruptIndex: the file's records are damaged.
+            OSError: a copy of the file cannot be opened.
         """
         if (staged := self._staging.find(inode)) is not None:
             return staged
-        return self._staging.adopt(self.snapshot(inode))
+        state = self.snapshot(inode)
+        self._staging.wholes.resume(state)
+        return self._staging.adopt(state)
 
     def snapshot(self, inode: InodeNumber) -> StagedFile:
         """Return a copy of a file's content state; any thread may plan reads with it.
@@ -136,7 +144,7 @@ class Contents:
                 runs.append(HoleRun(high - low) if is_hidden else self._hole(inode, high - low))
             elif isinstance(source, Window):
                 file = source.file.descriptor()
-                _append(runs, FileRun(file, low - source.start, high - low, source.file))
+                _append(runs, FileRun(file, low - source.origin, high - low, source.file))
             else:
                 extent, record = source
                 is_plain = record.kind is ChunkKind.PLAIN

@@ -53,9 +53,12 @@ class Orphans:
                     self._inodes.delete(inode)
                     for table in ONE_ROW_TABLES:
                         self._index.delete(table, number_key(inode))
-                if (staged := self._staging.find(inode)) is not None:
+                staged = self._staging.find(inode)
+                if staged is not None:
                     self._staging.drop(staged, [*staged.windows.values(), *staged.superseded])
                     staged.superseded = []
+                self._staging.wholes.remove(inode, staged)
+                if staged is not None:
                     self._staging.release(inode)
             if gone:
                 return

@@ -29,6 +29,7 @@ from modelfs.store.files.staged_checksums import (
     windows_with_checksums,
 )
 from modelfs.store.files.staging import Staging
+from modelfs.store.files.whole_file import WholeFile
 from modelfs.store.files.window import Window
 from modelfs.store.index.index import Index
 from modelfs.store.index.ranges import RangeSet
@@ -49,7 +50,7 @@ def compare_checksums(index: Index, staging: Staging) -> None:
         row, window = found
         if not is_intact(index, staging.directory, key, row):
             log.error("staged bytes of inode %d do not match their checksum", number_of(key))
-            window.file.lose(row.ranges.shifted(-window.start))
+            window.file.lose(row.ranges.shifted(-window.origin))
 
 
 def remove_checksums(index: Index, staging: Staging) -> None:
@@ -76,7 +77,9 @@ def add_checksums(index: Index, staging: Staging) -> None:
         for key in keys:
             if (found := _loaded(index, staging, key)) is None or found[1].lost():
                 continue
-            row, _ = found
+            row, window = found
+            if isinstance(window.file, WholeFile) and window.file.live:
+                continue
             left -= row.ranges.size
             # Without a checksum it is as after a crash.
             with contextlib.suppress(OSError, StoreNotTrusted):

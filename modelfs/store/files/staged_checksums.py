@@ -15,7 +15,7 @@ from xxhash import xxh3_64
 
 from modelfs.errors import CorruptIndex, StoreNotTrusted
 from modelfs.store.disk.directory import Directory
-from modelfs.store.files.window import WINDOW, window_name
+from modelfs.store.files.window import origin_of, window_name
 from modelfs.store.index.counters import STAGED_CHECKSUM, Counters
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import WindowRanges
@@ -63,12 +63,12 @@ def checksum_of(staging: Directory, key: bytes, row: WindowRanges) -> int:
         OSError: the file cannot be opened or read.
     """
     inode, number = pair_of(key)
-    start = number * WINDOW
+    origin = origin_of(number, row.generation)
     hasher = xxh3_64()
     with staging.opened(window_name(inode, number, row.generation), os.O_RDONLY) as fd:
         for low, high in row.ranges:
             for at in range(low, high, _READ_BYTES):
-                hasher.update(os.pread(fd, min(_READ_BYTES, high - at), at - start))
+                hasher.update(os.pread(fd, min(_READ_BYTES, high - at), at - origin))
     return hasher.intdigest()
 
 

@@ -10,14 +10,16 @@ writes 10 bytes at 100: window 0 begins with the range (100, 110), and the size 
 behind 100 of the map stay hidden.
 """
 
+import contextlib
 import dataclasses
 import errno
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from modelfs.store.files.clock import now_ns
-from modelfs.store.files.window import WINDOW, Stamp, Window
+from modelfs.store.files.clock import later_ns, now_ns
+from modelfs.store.files.whole_file import Observed, WholeFile
+from modelfs.store.files.window import WINDOW, StagedSum, Stamp, Window, parts_of_windows
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import InodeNumber
@@ -35,6 +37,7 @@ class StagedFile:
     map_visible_to: int | None = None  # the map is hidden from this offset on; None: visible
     windows: dict[int, Window] = field(default_factory=dict)
     superseded: list[Window] = field(default_factory=list)  # cut off, but still in the index
+    whole: WholeFile | None = None  # the staging file of all windows, if they share one
     dirty: bool = False  # size, times, `map_visible_to` or a window are not durable
     dirty_since: float = 0.0  # monotonic seconds; when it was last clean
     generation: int = 0  # counts flushes, regions and slices of a trim: each voids a running flush
@@ -75,17 +78,52 @@ class StagedFile:
         return cut_off
 
     def cut_off(self, size: int) -> list[Window]:
-        """Hide the map from `size` on, and remove and return the windows that begin there."""
+        """Hide the map from `size` on, and remove and return the windows that begin there.
+
+        Those of a whole file stay, without ranges: their rows are to be written again.
+        """
         edge = self.map_visible_to
         self.map_visible_to = size if edge is None else min(size, edge)
-        cut_off = [window for window in self.windows.values() if window.start >= size]
+        cut_off = [
+            window
+            for window in self.windows.values()
+            if window.start >= size and window.file is not self.whole
+        ]
         for window in cut_off:
             del self.windows[window.number]
         return cut_off
 
+    def follow_whole(self, counted_in: StagedSum | None = None) -> None:
+        """Bring the state up to the bytes that the kernel has written to the whole file, if any.
+
+        Args:
+            counted_in: gets the bytes of new windows.
+        """
+        with contextlib.suppress(FileNotFoundError):  # an error of the first read
+            if self.whole is not None and (seen := self.whole.observe()) is not None:
+                self._follow(self.whole, seen, counted_in)
+
+    def _follow(self, whole: WholeFile, seen: Observed, counted_in: StagedSum | None) -> None:
+        parts = parts_of_windows(seen.data)
+        # The first window has a row in any case: after a crash the file is found by it.
+        for number in {0, *self.windows, *parts}:
+            if number not in self.windows:
+                self.windows[number] = Window(
+                    number, whole.generation, whole, counted_in=counted_in
+                )
+            self.windows[number].replace(parts.get(number, RangeSet()))
+        self.size = seen.size
+        self.size_floor = min(self.size_floor, seen.size)
+        self.mtime_ns = later_ns(self.mtime_ns, seen.mtime_ns)
+        self.ctime_ns = later_ns(self.ctime_ns, seen.ctime_ns)
+        self._note_change()
+
     def touch(self) -> None:
         """Note a change of the content that is not durable, and its time."""
         self.mtime_ns, self.ctime_ns = now_ns(self.mtime_ns), now_ns(self.ctime_ns)
+        self._note_change()
+
+    def _note_change(self) -> None:
         if not self.dirty:
             self.dirty_since = time.monotonic()
         self.dirty = True

@@ -15,6 +15,9 @@ are removed later, in slices. A window that has a row, and that a truncation cut
 file as its last flush recorded it, but bytes that were rewritten inside durable ranges may be the
 old or the new ones, as on other file systems.
 
+A file that the kernel itself writes for programs has one *whole* staging file, which all of its
+windows share: see `whole_file`.
+
 The version of a window counts the beginning and the end of each write, and cuts. Ingest compares it
 before and after it reads, and so sees whether the bytes have changed.
 
@@ -37,7 +40,9 @@ from modelfs.store.disk.descriptors import Descriptor, Descriptors, share_of_lim
 from modelfs.store.disk.directory import Directory
 from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.files.staging_rows import StagingRows
-from modelfs.store.files.window import StagedSum, Window, window_name, window_of
+from modelfs.store.files.whole_file import WholeFile
+from modelfs.store.files.whole_files import WholeFiles
+from modelfs.store.files.window import WHOLE, StagedSum, Window, window_name, window_of
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import InodeNumber
@@ -61,8 +66,13 @@ class Staging:
         # The staging files that keep a descriptor, oldest first: see `WindowFile`.
         self._kept: dict[WindowFile, None] = {}
         self.kept_max = min(KEPT_MAX, share_of_limit(4))
+        self.wholes = WholeFiles(folder, index, self._files, self._kept, self.deletes, self._sum)
         self.rows = StagingRows(
-            index, folder, self._files, None if self._others_write else self._kept
+            index,
+            folder,
+            self._files,
+            self.wholes.descriptors,
+            None if self._others_write else self._kept,
         )
         # How often a file was created, and how many of these names the last fsync of the folder
         # made durable. Numbers and no flag: a file that is created during an fsync of the folder
@@ -77,12 +87,24 @@ class Staging:
         return sum(1 for _ in self) if self._others_write else len(self._staged)
 
     def find(self, inode: InodeNumber) -> StagedFile | None:
-        """Return the staged state of an inode, None if it has none.
+        """Return the staged state of an inode as it is now, None if it has none.
 
         Raises, beside a writer:
             CorruptIndex: a row of it is damaged, or missing.
         """
-        return self.rows.find(inode) if self._others_write else self._staged.get(inode)
+        if self._others_write:
+            return self.rows.find(inode)
+        staged = self._staged.get(inode)
+        if staged is not None and staged.whole is not None and staged.whole.live:
+            self.wholes.follow(staged)
+        return staged
+
+    def follow_writers(self) -> None:
+        """Bring states up to the bytes that the kernel has written, if no look is to come."""
+        for staged in self._staged.values():
+            whole = staged.whole
+            if whole is not None and whole.live and (whole.writing or not staged.dirty):
+                self.wholes.follow(staged)
 
     @property
     def bytes(self) -> int:
@@ -102,6 +124,7 @@ class Staging:
         """Drop an inode's staged state, because the inode record and the map are complete."""
         staged = self._staged.pop(inode)
         assert not staged.windows, "released with staged bytes"
+        assert staged.whole is None, "released with a whole file"
 
     # -- windows
 
@@ -109,12 +132,31 @@ class Staging:
         """Return a window of a file for a write. Begins one if there is none."""
         window = staged.windows.get(number)
         if window is None:
-            self._generation += 1
-            name = window_name(staged.inode, number, self._generation)
-            file = WindowFile(self._files, name, self._kept)
-            window = Window(number, self._generation, file, counted_in=self._sum)
+            window = self._new_window(staged, number)
             staged.windows[number] = window
         return window
+
+    def _new_window(self, staged: StagedFile, number: int) -> Window:
+        if (whole := staged.whole) is not None:
+            return Window(number, whole.generation, whole, counted_in=self._sum)
+        generation = self._next_generation()
+        name = window_name(staged.inode, number, generation)
+        file = WindowFile(self._files, name, self._kept)
+        return Window(number, generation, file, counted_in=self._sum)
+
+    def begin_whole(self, staged: StagedFile) -> WholeFile:
+        """Give a file without content a whole staging file, which the kernel may write.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        whole = self.wholes.begin(staged, self._next_generation())
+        self._created += 1
+        return whole
+
+    def _next_generation(self) -> int:
+        self._generation = (self._generation + 1) % WHOLE
+        return self._generation
 
     def supersede(self, staged: StagedFile, window: Window) -> None:
         """Keep the row and the file of a window that a truncation has cut off.
@@ -125,6 +167,7 @@ class Staging:
         window.count_in(None)
         if window.recorded:
             staged.superseded.append(window)
+        if window.recorded or window.is_whole:
             return
         window.file.forget()
         deleted = [window.file.name]
@@ -141,8 +184,9 @@ class Staging:
             self.rows.delete(staged.inode, window)
         for window in windows:
             window.count_in(None)
-            window.file.forget()
-            self.deletes.after_commit(window.file.name)
+            if not window.is_whole:
+                window.file.forget()
+                self.deletes.after_commit(window.file.name)
             if staged.windows.get(window.number) is window:
                 del staged.windows[window.number]
 
@@ -154,6 +198,7 @@ class Staging:
         staged.superseded = [
             window for window in staged.superseded if window.generation not in generations
         ]
+        self.wholes.delete_superseded(staged, dropped)
 
     def descriptor(self, window: Window) -> Descriptor:
         """Return a window's open file for a write; make it if it does not exist.
@@ -161,12 +206,19 @@ class Staging:
         Raises:
             OSError: the file cannot be opened or created.
         """
+        if isinstance(window.file, WholeFile):
+            return window.file.writable_descriptor()
         create = not window.ranges
         file = window.file.descriptor(create=create)
         self._created += create
         return file
 
     # -- durability
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether half of the staging files that may keep a descriptor do so."""
+        return len(self._kept) > self.kept_max // 2
 
     def crowded(self) -> list[InodeNumber]:
         """Return the files to flush because too many staging files keep a descriptor."""
@@ -189,11 +241,11 @@ class Staging:
         Raises:
             OSError: a staging file cannot be opened, or its name is not durable.
         """
-        for window in windows:
+        for file, window in {window.file: window for window in windows}.items():
             try:
-                window.file.sync()
+                file.sync()
             except FileNotFoundError:
-                staged = self.find(inode)
+                staged = self._staged.get(inode)
                 current = None if staged is None else staged.windows.get(window.number)
                 if current is not None and current.generation == window.generation:
                     raise
@@ -221,3 +273,4 @@ class Staging:
     def close(self) -> None:
         """Close the files; `descriptor` opens them again."""
         self._files.clear()
+        self.wholes.descriptors.clear()

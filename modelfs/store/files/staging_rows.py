@@ -21,9 +21,10 @@ from modelfs.errors import CorruptIndex, NotFound
 from modelfs.store.disk.descriptors import Descriptors
 from modelfs.store.disk.directory import Directory
 from modelfs.store.files.inode_totals import add_to_totals
-from modelfs.store.files.staged_checksums import is_intact
+from modelfs.store.files.staged_checksums import has_checksum, is_intact
 from modelfs.store.files.staged_file import StagedFile
-from modelfs.store.files.window import WINDOW, Window, window_name
+from modelfs.store.files.whole_file import WholeFile
+from modelfs.store.files.window import WHOLE, WINDOW, Window, origin_of, window_name
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.index import Index
 from modelfs.store.index.ranges import RangeSet
@@ -41,6 +42,7 @@ class StagingRows:
         index: Index,
         folder: Directory,
         files: Descriptors,
+        whole_files: Descriptors,
         kept: dict[WindowFile, None] | None,
     ) -> None:
         """Prepare to read rows.
@@ -49,11 +51,13 @@ class StagingRows:
             index: has the rows.
             folder: of the staging files.
             files: opens the staging files.
+            whole_files: opens whole ones.
             kept: for the `WindowFile` of each window that is read.
         """
         self._index = index
         self._folder = folder
         self._files = files
+        self._whole_files = whole_files
         self._kept = kept
         # The inodes with damaged rows. Files without a row may then be needed for a repair.
         self.damaged: set[InodeNumber] = set()
@@ -70,8 +74,7 @@ class StagingRows:
         keys = pair_key(inode, 0), pair_key(inode + 1, 0)
         windows: dict[int, Window] = {}
         for key, value in self._index.pages(Table.STAGED, *keys):
-            window = self._window(key, value)
-            windows[window.number] = window
+            self._add_window(windows, key, value)
         trim = self._index.get(Table.TRIMS, number_key(inode))
         if trim is None and not windows:
             return None
@@ -93,11 +96,9 @@ class StagingRows:
             inode = InodeNumber(number_of(key))
             rows[inode] += 1
             try:
-                window = self._window(key, value)
+                self._add_window(windows.setdefault(inode, {}), key, value)
             except CorruptIndex:
                 damaged.add(key)
-            else:
-                windows.setdefault(inode, {})[window.number] = window
         for inode in {InodeNumber(number_of(key)) for key in damaged}:
             self._refuse(inode, "a row is damaged")
         for inode in sorted((windows.keys() | trims.keys()) - self.damaged):
@@ -119,32 +120,44 @@ class StagingRows:
         if node.staging_rows or node.inode in self.damaged:
             raise CorruptIndex(f"the staging rows of inode {node.inode} are damaged")
 
-    def _window(self, key: bytes, value: bytes) -> Window:
-        """Return the window of a row, with the states of its bytes.
+    def _add_window(self, windows: dict[int, Window], key: bytes, value: bytes) -> None:
+        """Add the window of a row to those of its inode, with the states of its bytes.
 
         Raises:
             CorruptIndex: the row is damaged, or the one with its lost ranges.
         """
         inode, number = pair_of(key)
         row = WindowRanges.from_bytes(value)
-        start = number * WINDOW
+        origin = origin_of(number, row.generation)
         lost = RangeSet()
         if (lost_value := self._index.get(Table.LOST, key)) is not None:
             lost_row = WindowRanges.from_bytes(lost_value)
             if lost_row.generation == row.generation:
-                lost = lost_row.ranges.shifted(-start)
+                lost = lost_row.ranges.shifted(-origin)
         name = window_name(inode, number, row.generation)
         if self._index.rows.others_write and name not in self._intact:
             if is_intact(self._index, self._folder, key, row):
                 self._intact.add(name)
             else:
-                lost = row.ranges.shifted(-start)
+                lost = row.ranges.shifted(-origin)
         # A killed process may have rewritten bytes that no fsync has made durable since.
-        written = row.ranges.shifted(-start)
+        file: WindowFile
+        written = row.ranges.shifted(-origin)
         for low, high in lost:
             written.remove(low, high)
-        file = WindowFile(self._files, name, self._kept, written=written, lost=lost)
-        return Window(number, row.generation, file, row.ranges, recorded=True)
+        if row.generation & WHOLE:
+            file = whole = self._whole_file(windows, name, row.generation)
+            whole.resume(written, lost, is_exact=has_checksum(self._index, key, row))
+        else:
+            file = WindowFile(self._files, name, self._kept, written=written, lost=lost)
+        windows[number] = Window(number, row.generation, file, row.ranges, recorded=True)
+
+    def _whole_file(self, windows: dict[int, Window], name: str, generation: int) -> WholeFile:
+        """Return the whole file of a generation, which other windows of the inode may have, too."""
+        for window in windows.values():
+            if isinstance(window.file, WholeFile) and window.generation == generation:
+                return window.file
+        return WholeFile(self._whole_files, self._files, name, self._kept, generation, live=False)
 
     def _state(
         self, inode: InodeNumber, windows: dict[int, Window], visible_to: int | None, rows: int
@@ -160,11 +173,12 @@ class StagingRows:
             # Its row may have ranges that a truncation has cut off. So the next flush writes the
             # row again, before the recorded size can reach into them.
             window.dirty = True
-            if window.ranges.stop > node.size:
+            if window.ranges.stop > node.size and not window.is_whole:
                 # A truncation cut them off. The inode record has it, the window's row has not yet.
                 window.file.cut(max(0, node.size - window.start), WINDOW)
                 window.ranges.remove(node.size, window.ranges.stop)
-        return StagedFile(
+        wholes = (window.file for window in windows.values() if isinstance(window.file, WholeFile))
+        staged = StagedFile(
             inode,
             node.size,
             node.mtime_ns,
@@ -172,8 +186,12 @@ class StagingRows:
             size_floor=node.size,
             map_visible_to=visible_to,
             windows=windows,
+            whole=max(wholes, key=lambda whole: whole.generation, default=None),
             dirty=bool(windows),
         )
+        if self._index.rows.others_write:
+            staged.follow_whole()
+        return staged
 
     # -- writing, inside a change of the index
 

@@ -1,6 +1,12 @@
 """A window of a file that has staged bytes: its ranges, its file on the disk, and its stamp.
 
 The owner's thread changes a window; another thread uses a copy of it, which shares the file.
+
+A window has a staging file of its own, or it is a part of a *whole* one, which all windows of the
+file share (see `whole_file`). The generation of a whole file has the bit `WHOLE`.
+
+Example. Window 1 of inode 5 has 10 bytes at 70 MiB. In a file of its own, 5-1-2, they lie at 6 MiB.
+In the whole file 5-w-2 they lie at 70 MiB.
 """
 
 import re
@@ -12,9 +18,10 @@ from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.ranges import RangeSet
 
 WINDOW: Final = 64 << 20
+WHOLE: Final = 1 << 62
 
 _NUMBER: Final = "(0|[1-9a-f][0-9a-f]{0,15})"
-_WINDOW_NAME: Final = re.compile(f"{_NUMBER}-{_NUMBER}-{_NUMBER}")
+_WINDOW_NAME: Final = re.compile(f"{_NUMBER}-(?:{_NUMBER}|w)-{_NUMBER}")
 
 Stamp = tuple[int, int, int]  # generation, version, failures
 
@@ -31,7 +38,8 @@ class Window:
     """One window of a file that has staged bytes."""
 
     number: int
-    generation: int  # part of the staging file's name: a window that begins again has a new file
+    # Part of the staging file's name: a window that begins again has a new file.
+    generation: int
     file: WindowFile
     ranges: RangeSet = field(default_factory=RangeSet)  # staged bytes, as offsets in the file
     version: int = 0  # counts the beginnings and ends of writes, and cuts
@@ -51,6 +59,15 @@ class Window:
         return self.number * WINDOW
 
     @property
+    def origin(self) -> int:
+        """The offset in the file at which its staging file begins."""
+        return origin_of(self.number, self.generation)
+
+    @property
+    def is_whole(self) -> bool:
+        return bool(self.generation & WHOLE)
+
+    @property
     def full(self) -> bool:
         return self.ranges.size == WINDOW
 
@@ -64,7 +81,7 @@ class Window:
 
     def lost(self) -> RangeSet:
         """Return the staged ranges that the disk has lost."""
-        return self.ranges.common(self.file.lost().shifted(self.start))
+        return self.ranges.common(self.file.lost().shifted(self.origin))
 
     @property
     def unused(self) -> bool:
@@ -80,7 +97,7 @@ class Window:
 
     def end_write(self, start: int, stop: int, attempted: int, failures: int) -> None:
         """Note that a write has ended. As `WindowFile.end_write`, with offsets in the file."""
-        base = self.start
+        base = self.origin
         self.version += 1
         self.file.end_write(start - base, stop - base, attempted - base, failures)
         before = self.ranges.size
@@ -94,7 +111,14 @@ class Window:
         before = self.ranges.size
         self.ranges.remove(size, self.start + WINDOW)
         self._count(self.ranges.size - before)
-        self.file.cut(size - self.start, WINDOW)
+        self.file.cut(size - self.origin, self.start + WINDOW - self.origin)
+        self.dirty = True
+
+    def replace(self, ranges: RangeSet) -> None:
+        """Set the ranges to those that the whole file has data in."""
+        self.version += 1
+        self._count(ranges.size - self.ranges.size)
+        self.ranges = ranges
         self.dirty = True
 
     def _count(self, more: int) -> None:
@@ -107,15 +131,33 @@ def windows_of(start: int, stop: int) -> set[int]:
     return set(range(start // WINDOW, (stop - 1) // WINDOW + 1))
 
 
+def parts_of_windows(ranges: RangeSet) -> dict[int, RangeSet]:
+    """Return the parts of ranges in each window that has some, by its number."""
+    parts: dict[int, RangeSet] = {}
+    for low, high in ranges:
+        for number in range(low // WINDOW, (high - 1) // WINDOW + 1):
+            start = number * WINDOW
+            part = parts.setdefault(number, RangeSet())
+            part.add(max(low, start), min(high, start + WINDOW))
+    return parts
+
+
+def origin_of(number: int, generation: int) -> int:
+    """Return the offset in the file at which a window's staging file begins."""
+    return 0 if generation & WHOLE else number * WINDOW
+
+
 def window_name(inode: int, number: int, generation: int) -> str:
     """Return the name of a window's staging file."""
+    if generation & WHOLE:
+        return f"{inode:x}-w-{generation ^ WHOLE:x}"
     return f"{inode:x}-{number:x}-{generation:x}"
 
 
 def window_of(name: str) -> tuple[int, int] | None:
     """Return the inode and the number of the window that a staging file is of.
 
-    None if the file has another name than `window_name` makes.
+    The first window of a whole file; None if the file has another name than `window_name` makes.
     """
     match = _WINDOW_NAME.fullmatch(name)
-    return None if match is None else (int(match[1], 16), int(match[2], 16))
+    return None if match is None else (int(match[1], 16), int(match[2] or "0", 16))

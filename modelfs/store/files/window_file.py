@@ -210,7 +210,7 @@ class WindowFile:
         with self._syncing:
             with self._lock:
                 self._flushing, self._written = self._written, RangeSet()
-            error = self._fdatasync() if self._flushing else 0
+            error = self._fdatasync() if self._flushing or self._needs_sync() else 0
             with self._asking:
                 self._ask(self._kept)
                 with self._lock:
@@ -234,6 +234,10 @@ class WindowFile:
             return exc.errno or errno.EIO
         return 0
 
+    def _needs_sync(self) -> bool:
+        """Whether more may have changed than the bytes that are known to be written."""
+        return False
+
     def _ask(self, file: Descriptor | None) -> None:
         """Ask the kernel for a failure. With `_asking` held."""
         if file is not None and (error := take_error(file.fd)):
@@ -251,10 +255,13 @@ class WindowFile:
         """Release the descriptor when no byte is left that the kernel may fail to write."""
         if not self._lost:
             self.error = 0
-        if not (self.writing or self._written or self._flushing):
+        if not self._may_change():
             self._kept = None
             self.forget()
             self._clean = not self._lost
+
+    def _may_change(self) -> bool:
+        return bool(self.writing or self._written or self._flushing)
 
     def _fail(self, error: int) -> None:
         self.failures += 1

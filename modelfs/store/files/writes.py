@@ -91,10 +91,13 @@ class Writes:
 
         Raises:
             FileTooLarge: the size is larger than the largest file size.
+            OSError: the disk failed, or has no whole files of that size.
         """
         if size > SIZE_MAX:
             raise FileTooLarge(f"a file of {size} bytes")
         staged = self._contents.staged(inode)
+        if staged.whole is not None:
+            self._staging.wholes.truncate(staged, size)
         for window in staged.truncate(size):
             self._staging.supersede(staged, window)
 
@@ -105,4 +108,4 @@ def write_part(part: WritePart) -> None:
     Raises:
         OSError: the backing disk is full or failed; some of the bytes may be written.
     """
-    write_at(part.file, part.start - part.window.start, [part.data])
+    write_at(part.file, part.start - part.window.origin, [part.data])

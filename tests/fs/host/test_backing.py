@@ -10,7 +10,6 @@ import fcntl
 import json
 import mmap
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -20,16 +19,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.mounts import DEADLINE, run, wait_until, with_session_io
-
-KERNEL = tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
+from tests.support.mounts import DEADLINE, run, wait_until, with_passthrough
 
 pytestmark = [
     pytest.mark.mount,
     pytest.mark.usefixtures("fuse"),
-    pytest.mark.skipif(KERNEL < (6, 9), reason="passthrough needs Linux 6.9"),
-    pytest.mark.skipif(os.getuid() != 0, reason="passthrough needs CAP_SYS_ADMIN"),
-    with_session_io,
+    *with_passthrough,
 ]
 
 # Python's own mapping keeps a duplicate of the descriptor.

@@ -29,6 +29,7 @@ ERRNOS = {
     "NoAttribute": errno.ENODATA,
     "NotSupported": errno.EOPNOTSUPP,
     "Interrupted": errno.EINTR,
+    "TextBusy": errno.ETXTBSY,
     "NoSlots": errno.EBUSY,
     "StoreFull": errno.ENOSPC,
     "MapFull": errno.ENOSPC,

@@ -18,8 +18,9 @@ from modelfs.jobs.steps import Work
 from modelfs.store.disk.calls import run_here
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.files.writes import write_part
-from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key
+from modelfs.store.index.tables import ROOT, Table, number_key
 from modelfs.store.store import Store
+from tests.support.ingest_regions import apply, begin_region, run
 from tests.support.run_jobs import collect, drain, ingest_all, ingest_file
 from tests.support.stores import (
     CHUNK,
@@ -36,27 +37,6 @@ from tests.support.stores import (
 )
 
 pytestmark = pytest.mark.usefixtures("windows")
-
-
-def begin_region(store: Store, inode: InodeNumber, *, complete: bool = True) -> tuple[Pass, Region]:
-    """Begin a pass and its first region."""
-    drain(store.flusher.trim(inode))
-    applier = Applier(store)
-    file_pass = applier.begin_pass(inode, complete=complete)
-    region = applier.next_region(file_pass)
-    assert region is not None
-    return file_pass, region
-
-
-def run(store: Store, region: Region) -> None:
-    """Do the work of a region, and publish its chunks."""
-    done, result = Worker(store).work([region], store.writer())
-    assert done == [region]
-    drain(store.publish(result))
-
-
-def apply(store: Store, region: Region) -> None:
-    drain(Applier(store).apply(region))
 
 
 def finish(store: Store, file_pass: Pass, region: Region) -> None:

@@ -1,0 +1,174 @@
+"""Passthrough: the kernel itself reads, writes and maps a file, in a whole staging file.
+
+Theory of operation. FUSE passthrough (see `fs.host.backing`) takes the daemon out of the way of the
+bytes. It serves files that are written from their beginning: a file that is created, or opened for
+writing while it is empty, gets a whole staging file (see `store.files.whole_file`), and each open
+of it is answered with the number of that file. When the file is in chunks, and no program has it
+open or mapped any more, the next open is answered as that of any stored file.
+
+All opens of a file at a time have the same number, or none has one: the kernel fails an open that
+is another way with EIO. So the first open decides, and the last close ends the registration.
+
+Files have none if a promise could not be kept for them:
+
+- with O_SYNC, O_DSYNC or the mount option `sync`, since a write is durable only when the index has
+  the file; with O_DIRECT, which the disk under the store may refuse;
+- with setuid, setgid or extended attributes, such as capabilities, that a write has to clear;
+- below a `--limit`, or while less than twice the reserve is free, since no write asks for room.
+
+Example. `cp` creates model.bin: its inode gets the whole file 5-w-1, the kernel gets it as number
+1, and the reply to the create names 1. The kernel writes 700 MiB. A second program opens model.bin
+for reading, and its reply names 1, too. Both close it, and number 1 ends.
+"""
+
+import contextlib
+import logging
+import os
+import stat
+from dataclasses import dataclass
+from typing import Final
+
+from modelfs.fs.handles import Handles
+from modelfs.fs.host import session_io
+from modelfs.fs.host.backing import BackingFiles
+from modelfs.store.disk.lease import has_leases
+from modelfs.store.files.whole_file import WholeFile
+from modelfs.store.index.records import Inode
+from modelfs.store.index.tables import InodeNumber
+from modelfs.store.store import Store
+
+log = logging.getLogger(__name__)
+
+UNSUITED_FLAGS: Final = os.O_SYNC | os.O_DSYNC | os.O_DIRECT
+SET_ID: Final = stat.S_ISUID | stat.S_ISGID
+
+
+@dataclass(slots=True)
+class _Opens:
+    """The open files of an inode that the kernel serves itself."""
+
+    whole: WholeFile
+    number: int
+    count: int = 0
+
+
+class Passthrough:
+    """Decides which open files the kernel serves itself, and gives it their staging files."""
+
+    def __init__(self, store: Store, handles: Handles) -> None:
+        self._store = store
+        self._handles = handles
+        self._files: BackingFiles | None = None
+        self._opens: dict[InodeNumber, _Opens] = {}
+
+    def begin(self) -> None:
+        """Begin to serve files, after the mount, if the kernel and the store's disk can do it."""
+        if not session_io.granted() & session_io.PASSTHROUGH:
+            return
+        files = BackingFiles()
+        try:
+            _try_out(files, self._store.staging.directory.link)
+        except OSError as exc:
+            log.info("no passthrough of files: %s", exc.strerror)
+        else:
+            self._files = files
+
+    def serves(self, inode: InodeNumber) -> bool:
+        """Whether the kernel serves the open files of an inode."""
+        return inode in self._opens
+
+    def open(self, inode: InodeNumber, flags: int, *, writable: bool) -> int:
+        """Open a file, before its handle is; `close` follows at the end of that, unless it is 0.
+
+        Args:
+            inode: of the file.
+            flags: of open(2).
+            writable: whether it is opened for writing.
+
+        Returns:
+            The number of the backing file for the reply; 0: it has none.
+
+        Raises:
+            OSError: a staging file cannot be opened.
+        """
+        if self._files is None:
+            return 0
+        opens = self._opens.get(inode)
+        if opens is None:
+            whole = None if self._handles.is_open(inode) else self._find(inode, flags, writable)
+            if whole is None or (number := self._register(whole)) == 0:
+                return 0
+            opens = self._opens[inode] = _Opens(whole, number)
+        elif writable and self._store.staging.find(inode) is None:
+            self._store.contents.staged(inode)  # its copy becomes the content
+        try:
+            opens.whole.opened(writable=writable)
+        except BaseException:
+            self._end_if_unused(inode, opens)
+            raise
+        opens.count += 1
+        return opens.number
+
+    def close(self, inode: InodeNumber, *, writable: bool) -> None:
+        """Close a file that was opened with a number."""
+        opens = self._opens[inode]
+        opens.count -= 1
+        opens.whole.closed(writable=writable)
+        self._end_if_unused(inode, opens)
+
+    def _end_if_unused(self, inode: InodeNumber, opens: _Opens) -> None:
+        if opens.count:
+            return
+        del self._opens[inode]
+        assert self._files is not None, "nothing was opened"
+        with contextlib.suppress(OSError):  # the mount has ended, and with it all numbers
+            self._files.unregister(opens.number)
+
+    def _register(self, whole: WholeFile) -> int:
+        assert self._files is not None, "the kernel serves none"
+        try:
+            return self._files.register(whole.descriptor().fd)
+        except OSError as exc:
+            log.warning("a file is not passed through: %s", exc)
+            return 0
+
+    # -- which files
+
+    def _find(self, inode: InodeNumber, flags: int, writable: bool) -> WholeFile | None:
+        """Return the whole file for the first open of a file, None if it has and gets none."""
+        wholes = self._store.staging.wholes
+        staged = self._store.staging.find(inode)
+        if staged is None and not writable:
+            return wholes.copy(inode)
+        if staged is None and not wholes.drop_copy(inode):
+            return self._store.contents.staged(inode).whole
+        if staged is not None and staged.whole is not None:
+            return None if staged.lost_bytes else staged.whole
+        if not writable or not self._may_begin(self._store.contents.node(inode), flags):
+            return None
+        staged = self._store.contents.staged(inode)
+        return None if staged.windows else self._store.staging.begin_whole(staged)
+
+    def _may_begin(self, node: Inode, flags: int) -> bool:
+        """Whether an inode may get a whole file."""
+        if node.size or node.mode & SET_ID or node.xattr_rows or flags & UNSUITED_FLAGS:
+            return False
+        space, staging = self._store.space, self._store.staging
+        if space.has_limit or staging.is_crowded:
+            return False
+        return space.writable_bytes() >= space.reserve_bytes
+
+
+def _try_out(files: BackingFiles, folder: str) -> None:
+    """Try passthrough with a file that has no name.
+
+    Raises:
+        OSError: the kernel, this process's rights, or the folder's file system lack something.
+    """
+    fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        if not has_leases(fd):
+            raise OSError(None, "the disk has no leases")
+        files.unregister(files.register(fd))
+    finally:
+        os.close(fd)

@@ -1,0 +1,278 @@
+"""The staging file of a whole file, which the kernel itself reads, writes and maps for programs.
+
+Theory of operation. With FUSE passthrough the kernel gives programs a plain file in place of the
+file that they opened in the mount, and the daemon sees no write. So such a staging file has the
+content of the whole file, each byte at its own offset, and its state is that of the disk: its size,
+its times, and where it has data. While a program may write it, the file is *live*, and each look at
+the staged state (`Staging.find`) follows it: by fstat it is known whether anything has changed
+since the last look.
+
+A mapping outlives the close of its file, and such a writer may even outlive the daemon. So a live
+file is not taken for final, and ingest leaves it alone, until `prove_unwritten` has asked the
+kernel for a lease (see `disk.lease`). From then on it is like any other staging file, to
+the next open for writing.
+
+The windows of the file are its parts; they have ranges, rows and stamps as those with staging files
+of their own. But they are dropped together, when the whole file is in chunks.
+
+Once its content is in chunks, and while programs still have it open or mapped, a whole file is kept
+as a *copy*: the kernel demands that all opens of an inode at a time have the same file. A copy has
+no row in the index. If a program opens it for writing, it becomes the content again.
+
+A failed write-back names no page here, either (see `window_file`), and as no write is seen, all
+bytes of a whole file count as written since the last look that found a change. Lost bytes are
+healed only if they are cut off, such as by O_TRUNC. The kernel's own reads return the bytes of the
+disk.
+
+Example. A program creates inode 5 and writes 100 MiB: the file 5-w-1 has a size of 100 MiB, and a
+look finds the windows 0 and 1. The program maps the file, closes it, and one second later ingest is
+refused a lease. The program ends: the lease is granted, and ingest makes chunks of both windows.
+The rows of both are deleted in one change, and the next commit deletes 5-w-1.
+"""
+
+import os
+import time
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final
+
+from modelfs.store.disk import lease
+from modelfs.store.disk.descriptors import Descriptor, Descriptors
+from modelfs.store.disk.sparse import data_ranges
+from modelfs.store.files.clock import STEP_NS
+from modelfs.store.files.window import WINDOW
+from modelfs.store.files.window_file import WindowFile
+from modelfs.store.index.ranges import RangeSet
+
+Stamp = tuple[int, int, int]  # size, mtime and ctime, of a file on the disk
+
+# With more ranges of data, those that follow are taken to reach to the ends of their windows: their
+# holes read as zeros all the same. 1,000 take a millisecond.
+RANGES_MAX: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """A whole file as the disk has it."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    data: RangeSet  # of the file; all else are zeros
+
+
+class WholeFile(WindowFile):
+    """One whole staging file. For the owner's thread, except what `WindowFile` has for any."""
+
+    def __init__(
+        self,
+        files: Descriptors,
+        writable: Descriptors,
+        name: str,
+        kept: dict[WindowFile, None] | None,
+        generation: int,
+        *,
+        live: bool = True,
+    ) -> None:
+        """Prepare a whole file; `create` makes it.
+
+        Args:
+            files: opens files for reading: a descriptor for writing would refuse every lease.
+            writable: opens them for the moment of a write or truncation by this process.
+            name: of the file.
+            kept: as for `WindowFile`.
+            generation: of its windows.
+            live: whether programs may write it, unseen.
+        """
+        super().__init__(files, name, kept)
+        self.generation: Final = generation
+        self.live = live
+        self.opens = 0  # open files for which the kernel uses it
+        self._writable = writable
+        self._is_dense = False
+        self._last: Stamp | None = None  # at the last look
+        # An mtime that a program has set, after the disk's own, which may be less exact.
+        self._given_mtime = (0, 0)
+
+    def create(self, mtime_ns: int) -> None:
+        """Make the file, and set its time.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        file = self.descriptor(create=True)
+        with self._lock:
+            self._keep(file)
+        self.set_mtime(mtime_ns)
+
+    def resume(self, written: RangeSet, lost: RangeSet, *, is_exact: bool) -> None:
+        """Add the bytes of a window by its rows.
+
+        Args:
+            written: those that may not be durable.
+            lost: those that the disk has lost.
+            is_exact: whether the store was closed in order, so that the file has no other bytes.
+        """
+        with self._lock:
+            self._written.update(written)
+            self._lost.update(lost)
+            self._clean = not (self._written or self._lost)
+            self.live = self.live or not is_exact
+
+    # -- who has it open
+
+    def opened(self, *, writable: bool) -> None:
+        """Note that the kernel is about to use the file for an open file of a program.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        file = self.descriptor()
+        with self._lock:
+            self.opens += 1
+            if writable:
+                self.live = True
+                self._last = None  # the clock of its times is too coarse to show a write by now
+                self.writing += 1
+                self._clean = False
+                self._keep(file)
+
+    def closed(self, *, writable: bool) -> None:
+        """Note that a program has closed an open file. It may still have it mapped."""
+        with self._lock:
+            self.opens -= 1
+            self.writing -= writable
+            self._update()
+
+    def prove_unwritten(self) -> bool:
+        """Return whether no program can write the file, but by an open that is still to come.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        if self.live and not self.writing and not lease.is_open_for_writing(self.descriptor().fd):
+            with self._lock:
+                self.live = False
+                self._update()
+        return not self.live
+
+    def is_unused(self) -> bool:
+        """Whether no program has the file open or mapped."""
+        if self.opens or self.live:
+            return False
+        try:
+            return not lease.is_open_elsewhere(self.descriptor().fd)
+        except OSError:
+            return False
+
+    # -- writes of the kernel
+
+    def observe(self) -> Observed | None:
+        """Return the file as the disk has it, None if it is as at the last look.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        file = self.descriptor()
+        status = os.fstat(file.fd)
+        now = _stamp_of(status)
+        if now == self._last:
+            return None
+        data = self._data(file, status.st_size)
+        # A later change may have the same times, in a step of the clock.
+        is_recent = status.st_ctime_ns + 2 * STEP_NS > time.time_ns()
+        self._last = None if self.live and is_recent else now
+        with self._lock:
+            self._written.update(data)
+            self._clean = False
+            self._keep(file)
+        kept, given = self._given_mtime
+        mtime_ns = given if status.st_mtime_ns == kept else status.st_mtime_ns
+        return Observed(status.st_size, mtime_ns, status.st_ctime_ns, data)
+
+    def stamp(self) -> Stamp:
+        """Return what every change of the file changes.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        return _stamp_of(os.fstat(self.descriptor().fd))
+
+    def hide_map(self) -> None:
+        """Let holes count as data from now on, since there are extents below them."""
+        self._is_dense = True
+        self._last = None
+
+    def _data(self, file: Descriptor, size: int) -> RangeSet:
+        if self._is_dense:
+            return RangeSet([(0, size)])
+        found = data_ranges(file.fd)
+        data = RangeSet((low, min(high, size)) for low, high in islice(found, RANGES_MAX))
+        if len(data) == RANGES_MAX:
+            data.update(_windows_with_data(file.fd, data.stop, size))
+        return data
+
+    # -- changes by this process
+
+    def writable_descriptor(self) -> Descriptor:
+        """Return the open file for a write; `end_write` closes it.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        self.descriptor()
+        return self._writable.get(self.name)
+
+    def begin_write(self, file: Descriptor) -> int:
+        """Note that a write begins. The descriptor that is kept is one for reading."""
+        return super().begin_write(self.descriptor())
+
+    def end_write(self, start: int, stop: int, attempted: int, failures: int) -> None:
+        """Note that a write has ended: see `WindowFile.end_write`."""
+        super().end_write(start, stop, attempted, failures)
+        self._writable.forget(self.name)
+
+    def truncate(self, size: int) -> None:
+        """Set the file's size.
+
+        Raises:
+            OSError: the disk failed, or has no files of that size.
+        """
+        file = self._writable.open(self.name)
+        try:
+            os.ftruncate(file.fd, size)
+        except OSError as exc:
+            exc.filename = str(file.path)
+            raise
+        self._last = None
+
+    def set_mtime(self, mtime_ns: int) -> None:
+        """Set the time of the last change. Its disk may keep it less exactly.
+
+        Raises:
+            OSError: the file cannot be opened.
+        """
+        fd = self.descriptor().fd
+        os.utime(fd, ns=(mtime_ns, mtime_ns))
+        self._given_mtime = os.fstat(fd).st_mtime_ns, mtime_ns
+
+    def _needs_sync(self) -> bool:
+        return True  # its size is the file's
+
+    # -- with the lock held
+
+    def _may_change(self) -> bool:
+        return self.live or super()._may_change()
+
+
+def _stamp_of(status: os.stat_result) -> Stamp:
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
+def _windows_with_data(fd: int, start: int, size: int) -> RangeSet:
+    """Return the windows of a file, or their parts from `start` on, that have data."""
+    data = RangeSet()
+    while (low := next(data_ranges(fd, start), (size, size))[0]) < size:
+        start = min(size, (low // WINDOW + 1) * WINDOW)
+        data.add(low, start)
+    return data

@@ -1,0 +1,179 @@
+"""The whole staging files of a store: their beginning, their end, and the copies that remain.
+
+See `whole_file` for the theory of operation.
+"""
+
+import os
+
+from modelfs.store.disk.deferred import DeferredDeletes
+from modelfs.store.disk.descriptors import Descriptors
+from modelfs.store.disk.directory import Directory
+from modelfs.store.files.staged_file import StagedFile
+from modelfs.store.files.whole_file import WholeFile
+from modelfs.store.files.window import WHOLE, StagedSum, Window, window_name
+from modelfs.store.files.window_file import WindowFile
+from modelfs.store.index.index import Index
+from modelfs.store.index.records import SIZE_MAX
+from modelfs.store.index.tables import InodeNumber
+
+
+class WholeFiles:
+    """Begins, follows and ends the whole files of staged states."""
+
+    def __init__(
+        self,
+        folder: Directory,
+        index: Index,
+        writable: Descriptors,
+        kept: dict[WindowFile, None],
+        deletes: DeferredDeletes,
+        total: StagedSum,
+    ) -> None:
+        """Begin without a file.
+
+        Args:
+            folder: of the staging files.
+            index: of the store.
+            writable: opens staging files for writing.
+            kept: as for `WindowFile`.
+            deletes: deletes staging files.
+            total: the number of staged bytes.
+        """
+        self.descriptors = Descriptors(folder, os.O_RDONLY)
+        self._index = index
+        self._writable = writable
+        self._kept = kept
+        self._deletes = deletes
+        self._total = total
+        # Whole files whose content is in chunks, and that programs still have open or mapped.
+        self._copies: dict[InodeNumber, WholeFile] = {}
+
+    def begin(self, staged: StagedFile, generation: int) -> WholeFile:
+        """Give a file without content a whole staging file, which the kernel may write.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        assert staged.whole is None, "it has one"
+        assert not staged.windows, "it has content"
+        generation |= WHOLE
+        name = window_name(staged.inode, 0, generation)
+        whole = WholeFile(self.descriptors, self._writable, name, self._kept, generation)
+        whole.create(staged.mtime_ns)
+        staged.whole = whole
+        self.follow(staged)
+        return whole
+
+    def follow(self, staged: StagedFile) -> None:
+        """Bring a staged state up to the bytes that the kernel has written to its whole file."""
+        staged.follow_whole(self._total)
+
+    def settle(self, staged: StagedFile) -> bool:
+        """Return whether a file stays as it is, until a program opens it for writing again.
+
+        Raises:
+            OSError: its whole file cannot be opened.
+        """
+        whole = staged.whole
+        if whole is None or not whole.live:
+            return True
+        if not whole.prove_unwritten():
+            return False
+        self.follow(staged)  # with the writes until then
+        return True
+
+    def truncate(self, staged: StagedFile, size: int) -> None:
+        """Set the size of a whole file, before its staged state gets that size.
+
+        If the file becomes empty, and no program has it open or mapped, it is a whole file no more:
+        its windows are superseded, and a crash leaves the old content.
+
+        Raises:
+            OSError: the disk failed, or has no files of that size.
+        """
+        whole = staged.whole
+        assert whole is not None, "no whole file"
+        if size == 0 and self.settle(staged) and staged.size and whole.is_unused():
+            staged.whole = None
+            if not any(w.recorded for w in (*staged.windows.values(), *staged.superseded)):
+                self._delete_now(whole)  # no row mentions it
+            return
+        whole.truncate(size)
+        whole.cut(size, SIZE_MAX)
+
+    def end(self, staged: StagedFile) -> None:
+        """Let a staged state have no whole file, as its windows are dropped.
+
+        If programs have it open or mapped, it is kept as a copy.
+        """
+        whole, staged.whole = staged.whole, None
+        assert whole is not None, "no whole file"
+        if whole.is_unused():
+            self._delete(whole)
+        else:
+            self._copies[staged.inode] = whole
+
+    def remove(self, inode: InodeNumber, staged: StagedFile | None) -> None:
+        """Delete the whole file of an inode that is removed, and its copy."""
+        if staged is not None and staged.whole is not None:
+            self._delete(staged.whole)
+            staged.whole = None
+        if (copy := self._copies.pop(inode, None)) is not None:
+            self._delete(copy)
+
+    def delete_superseded(self, staged: StagedFile, dropped: list[Window]) -> None:
+        """Delete the whole files of superseded windows that were dropped, if none are left."""
+        in_use = {window.file for window in staged.superseded} | {staged.whole}
+        for file in {window.file for window in dropped} - in_use:
+            if isinstance(file, WholeFile):
+                self._delete(file)
+
+    def _delete(self, whole: WholeFile) -> None:
+        """Delete a whole file once the index that no longer mentions it is durable."""
+        whole.forget()
+        self.descriptors.forget(whole.name)
+        self._deletes.after_commit(whole.name)
+
+    def _delete_now(self, whole: WholeFile) -> None:
+        whole.forget()
+        self.descriptors.forget(whole.name)
+        self._deletes.run(names := [whole.name])
+        self._deletes.restore(names)
+
+    # -- copies
+
+    def copy(self, inode: InodeNumber) -> WholeFile | None:
+        """Return the copy of a file that has no staged state."""
+        return self._copies.get(inode)
+
+    def drop_copy(self, inode: InodeNumber) -> bool:
+        """Delete a copy if no program has it open or mapped; return whether it is gone."""
+        copy = self._copies.get(inode)
+        if copy is None or not copy.is_unused():
+            return copy is None
+        del self._copies[inode]
+        if self._index.dirty:  # it may be that the last commit mentions it
+            self._delete(copy)
+        else:
+            self._delete_now(copy)
+        return True
+
+    def drop_unused_copies(self) -> None:
+        """Delete the copies that no program has open or mapped any more."""
+        for inode in list(self._copies):
+            self.drop_copy(inode)
+
+    def resume(self, staged: StagedFile) -> None:
+        """Begin a change of a file. A copy of it, if programs have it open, becomes its content.
+
+        Raises:
+            OSError: the copy cannot be opened.
+        """
+        if self.drop_copy(staged.inode):
+            return
+        copy = self._copies[staged.inode]
+        copy.set_mtime(staged.mtime_ns)  # a change of the time is not passed on to it
+        copy.hide_map()
+        del self._copies[staged.inode]
+        staged.whole = copy
+        self.follow(staged)
