@@ -14,8 +14,9 @@ from tests.support.paths import CHECKOUT
 
 # A path in a command line, in the source of a text with values.
 PATH: Final = re.compile(
-    r"(?:modelfs (?:mkfs|mount|umount|fsck|scrub|sync|stats|gc|optimize)|mkdir(?: -m \{[^}]*\})?|umount|fuser"
-    r"|chmod(?: -R)? [-+=\w]+|chown(?: -R)? \{\w+\})(?: -[-\w]+)* \{([^}]*)\}"
+    r"(?:modelfs (?:mkfs|mount|umount|fsck|scrub|sync|stats|gc|optimize)|umount|fuser"
+    r"|mkdir(?: -m \{[^}]*\})?|chmod(?: -R)? [-+=\w]+|chown(?: -R)? \{\w+\})(?: -[-\w]+)*"
+    r" \{([^}]*)\}"
 )
 
 

@@ -19,7 +19,6 @@ from modelfs.store.files.clock import now_ns
 from modelfs.store.files.inodes import Inodes
 from modelfs.store.folder import (
     FORMAT_FILE,
-    FORMAT_NEW,
     INDEX,
     LOCK_FILE,
     PACKS,
@@ -99,11 +98,11 @@ def _make_files(directory: Directory, chunk_size: int, made: list[str]) -> None:
     index.commit()
     index.close()
     index.directory.sync()
-    with _noted(made, FORMAT_NEW):
-        write_format(directory, FORMAT_NEW)
     directory.sync()
     # Last, when all else is durable: a folder with a format file is a store.
-    directory.rename(FORMAT_NEW, FORMAT_FILE)
+    with _noted(made, FORMAT_FILE):
+        write_format(directory, FORMAT_FILE)
+    made.clear()  # it may be mounted by now
     directory.sync()
 
 
@@ -121,11 +120,9 @@ def _noted(made: list[str], name: str) -> Iterator[None]:
 def _undo(directory: Directory, made: list[str]) -> None:
     """Remove the files of a store that was not finished, such as on a full disk.
 
-    Such a folder is neither empty nor a store, so every command would refuse it, mkfs too. With a
-    format file it is a store, and may be mounted by now. Files of another process stay in any case.
+    Such a folder is neither empty nor a store, so every command would refuse it, mkfs too. Files of
+    another process stay in any case.
     """
-    if directory.exists(FORMAT_FILE):
-        return
     for name in reversed(made):  # the first folder goes last, as it keeps other processes out
         with contextlib.suppress(OSError):
             directory.unlink(name)

@@ -202,7 +202,7 @@ def test_a_store_that_is_there_is_not_undone(
     assert check_closed(tmp_path / "new") == []
 
 
-@pytest.mark.parametrize("name", ["index", "packs", "staging", "lock", "FORMAT.new"])
+@pytest.mark.parametrize("name", ["index", "packs", "staging", "lock", "FORMAT"])
 def test_files_of_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A file that comes into the folder once it was found empty stays; all others are removed."""
     make_files = making._make_files
