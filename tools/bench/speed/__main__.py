@@ -28,7 +28,7 @@ its lowest and highest value, CPU seconds of the daemon for a GB, ratios of the 
 whether floors are reached. The JSON has all samples. Exits with 1 if a work failed.
 
 With --compare OPT,OPT two mounts are measured, each with one of the options of `modelfs mount -o`;
-an empty one stands for none. An option named nopassthrough chooses the floors of mounts without.
+an empty one stands for none. The option passthrough chooses the floors of mounts that have it.
 """
 
 import argparse

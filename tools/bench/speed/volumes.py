@@ -16,7 +16,7 @@ from modelfs.cli.places import find_store
 from tools.bench.speed.figures import PLAIN
 from tools.mounting import Failed, Mount, modelfs
 
-NO_PASSTHROUGH: Final = "nopassthrough"
+PASSTHROUGH: Final = "passthrough"
 
 
 class Volume(ABC):
@@ -184,5 +184,5 @@ def modelfs_system(options: Sequence[str], compared: str | None = None) -> Syste
     """Return a mount with options, and one more if two mounts are compared by it."""
     given = [*options, *([compared] if compared else [])]
     name = "modelfs" if compared is None else f"modelfs {compared or 'as is'}"
-    is_hot = NO_PASSTHROUGH not in given
+    is_hot = PASSTHROUGH in given
     return System(name, lambda folder: Modelfs(folder, given), is_hot=is_hot, is_peer=False)
