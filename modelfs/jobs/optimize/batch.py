@@ -89,7 +89,12 @@ class BatchOutput:
             return
         self._old_records[chunk] = record
         new = dataclasses.replace(
-            record, kind=form.kind, codec=form.codec, optimized=True, element=element.code
+            record,
+            kind=form.kind,
+            codec=form.codec,
+            content_checksum=form.content_checksum,  # a record of format 1 has none
+            optimized=True,
+            element=element.code,
         )
         self._writer.replace(chunk, new, form.stored, form.sources)
 

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from xxhash import xxh3_64_intdigest
+
 from modelfs.codecs import CODECS, DERIVATIONS
 from modelfs.codecs.base import CodecId
 from modelfs.codecs.elements import Element
@@ -32,11 +34,12 @@ SAVED_PART: Final = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The stored bytes of a chunk, with their kind and codec."""
+    """The stored bytes of a chunk, with their kind and codec, and the checksum of its content."""
 
     kind: ChunkKind
     codec: CodecId
     stored: bytes
+    content_checksum: int
     sources: tuple[ChunkId, ...] = ()
 
     @property
@@ -50,8 +53,8 @@ def standalone_form(content: bytes, element: Element, grid: Grid | None = None) 
     # A wrong encoding may also fail to decode; then the chunk stays plain.
     with contextlib.suppress(ValueError):
         if codec is not CodecId.RAW and CODECS[codec].decode(stored, len(content)) == content:
-            return Form(ChunkKind.CODED, codec, stored)
-    return Form(ChunkKind.PLAIN, CodecId.RAW, content)
+            return Form(ChunkKind.CODED, codec, stored, xxh3_64_intdigest(content))
+    return Form(ChunkKind.PLAIN, CodecId.RAW, content, xxh3_64_intdigest(content))
 
 
 def derived_form(
@@ -72,7 +75,8 @@ def derived_form(
             return None
     except ValueError:
         return None
-    return Form(ChunkKind.DERIVED, codec, recipe.to_bytes(), recipe.sources)
+    checksum = xxh3_64_intdigest(content)
+    return Form(ChunkKind.DERIVED, codec, recipe.to_bytes(), checksum, recipe.sources)
 
 
 def smallest_form(

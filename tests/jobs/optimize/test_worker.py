@@ -6,8 +6,10 @@ import os
 from typing import Any
 
 import pytest
+from xxhash import xxh3_64_intdigest
 
 from modelfs.jobs.optimize.backlog import Backlog
+from modelfs.store.index.chunk_records import Chunk, ChunkKind
 from modelfs.store.index.tables import ChunkId, Table, number_of, pair_key
 from modelfs.store.store import Store
 from tests.support.optimized_models import forms, real, remove
@@ -29,6 +31,23 @@ def test_a_damaged_tensor_stays_as_it_is(wide: Box, caplog: pytest.LogCaptureFix
     assert forms(store) >= {"planes", "plain"}
     now = store.chunks.record(extent.chunk)
     overwrite(pack_path(store.packs, now.pack), now.offset, good[:16])
+
+
+def test_chunks_of_format_1_get_checksums_of_their_content(wide: Box) -> None:
+    """A form that has to be decoded is checked at each decode, however old its chunk is."""
+    store = wide.store
+    for name in ("base", "finetune"):
+        stored_file(store, name.encode(), real(f"{name}.safetensors"))
+    with store.index.change():
+        for key, value in list(store.index.pages(Table.CHUNKS)):
+            store.index.put(Table.CHUNKS, key, value[: Chunk.LENGTH_1])
+    optimize(store)
+    assert forms(store) >= {"planes", "delta"}
+    for key, value in store.index.pages(Table.CHUNKS):
+        record, chunk = Chunk.from_bytes(value), ChunkId(number_of(key))
+        if record.optimized and record.kind is not ChunkKind.PLAIN:
+            content = store.chunk_reader.read(chunk, record)
+            assert record.content_checksum == xxh3_64_intdigest(content)
 
 
 def bad_sector(store: Store, patch: pytest.MonkeyPatch, chunk: ChunkId) -> None:
