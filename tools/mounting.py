@@ -171,7 +171,8 @@ class Mount:
     def clear(self) -> None:
         """Remove the mounts of dead daemons."""
         # Such a mount answers ENOTCONN, for which Path.is_mount returns False.
-        while f" {self.path.resolve()} " in Path("/proc/self/mounts").read_text():
+        listed = os.fsencode(f" {self.path.resolve()} ")
+        while listed in Path("/proc/self/mounts").read_bytes():
             subprocess.run(["fusermount3", "-u", "-z", self.path], check=True)
 
     def abandon(self) -> None:
@@ -248,7 +249,7 @@ def detach_copies() -> None:
 
     A copy of a mount would keep its daemon alive after its owner has unmounted it.
     """
-    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines():
         place, _, kind = line.partition(" - ")
         if kind.startswith("fuse."):
             path = place.split()[4].encode().decode("unicode_escape")

@@ -253,7 +253,7 @@ class Mount:
 
 def _listed(path: Path) -> bool:
     # A mount whose daemon died returns ENOTCONN, and os.path.ismount then returns False.
-    return f" {path} " in Path("/proc/self/mounts").read_text()
+    return os.fsencode(f" {path} ") in Path("/proc/self/mounts").read_bytes()
 
 
 @contextmanager
