@@ -107,7 +107,7 @@ class Operations(pyfuse3.Operations):
         self._store = store
         self._handles = handles
         self.passthrough = Passthrough(store, handles)
-        self._privileges = Privileges(store)
+        self._privileges = Privileges(store, background.durability.flush)
         self._reader = reader
         self._writer = writer
         self._changes = Changes(store.space, background, commits_names=commits_names)
@@ -276,9 +276,11 @@ class Operations(pyfuse3.Operations):
             self.truncater.truncate(number, attr.st_size, ctx.uid)
         change = change_of(attr, fields)
         if change.mode is not None and change.mode & SET_ID:
-            self._privileges.grant(number)
+            await self._privileges.grant(number)
         if not fields.update_size or not change.is_empty():
+            self._privileges.check(number)  # a write before this change of the times
             self._store.attributes.set(number, change)
+            self._privileges.time_changed(number)
         return attributes_of(self._store.contents, number)
 
     @replies
@@ -298,9 +300,9 @@ class Operations(pyfuse3.Operations):
     ) -> None:
         if name.startswith(OWN_PREFIX):
             raise NotPermitted(f"{name.decode(errors='replace')} is reserved for modelfs")
+        if name == CAPABILITIES:
+            await self._privileges.grant(InodeNumber(inode))
         async with self._changes.of_rows(NAME_ROOM + len(value), ctx.pid):
-            if name == CAPABILITIES:
-                self._privileges.grant(InodeNumber(inode))
             self._store.attributes.put(InodeNumber(inode), name, value)
 
     @replies
@@ -393,9 +395,10 @@ class Operations(pyfuse3.Operations):
         closed = self._handles.close(fh)
         if closed.is_passed:
             self.passthrough.close(closed.inode, writable=closed.writable)
-            self._privileges.check(closed.inode)
         if closed.writable and not self._handles.is_open_for_writing(closed.inode):
             self._ingest.closed(closed.inode)
+        if closed.is_passed:
+            self._privileges.check(closed.inode)
 
     # -- helpers
 
@@ -413,6 +416,7 @@ class Operations(pyfuse3.Operations):
         handle = self._handles.open(inode, writable=writable, pid=ctx.pid, is_passed=number > 0)
         if number:
             if writable:
+                self._privileges.opened(inode)
                 # The kernel may have cached a time that a mapping is about to change, unless the
                 # file is new to it.
                 with contextlib.suppress(FileNotFoundError):

@@ -13,7 +13,7 @@ Files have none if a promise could not be kept for them:
 
 - with O_SYNC, O_DSYNC or the mount option `sync`, since a write is durable only when the index has
   the file; with O_DIRECT, which the disk under the store may refuse;
-- with setuid, setgid or extended attributes, such as capabilities, that a write has to clear;
+- with setuid, setgid or extended attributes, since a write has to clear capabilities;
 - below a `--limit`, or while less than twice the reserve is free, since no write asks for room.
 
 Example. `cp` creates model.bin: its inode gets the whole file 5-w-1, the kernel gets it as number
@@ -24,13 +24,13 @@ for reading, and its reply names 1, too. Both close it, and number 1 ends.
 import contextlib
 import logging
 import os
-import stat
 from dataclasses import dataclass
 from typing import Final
 
 from modelfs.fs.handles import Handles
 from modelfs.fs.host import session_io
 from modelfs.fs.host.backing import BackingFiles
+from modelfs.fs.requests.privileges import SET_ID
 from modelfs.store.disk.lease import has_leases
 from modelfs.store.files.whole_file import WholeFile
 from modelfs.store.index.records import Inode
@@ -40,7 +40,6 @@ from modelfs.store.store import Store
 log = logging.getLogger(__name__)
 
 UNSUITED_FLAGS: Final = os.O_SYNC | os.O_DSYNC | os.O_DIRECT
-SET_ID: Final = stat.S_ISUID | stat.S_ISGID
 
 
 @dataclass(slots=True)
@@ -69,7 +68,7 @@ class Passthrough:
         try:
             _try_out(files, self._store.staging.directory.link)
         except OSError as exc:
-            log.info("no passthrough of files: %s", exc.strerror)
+            log.warning("--passthrough has no effect: %s", exc.strerror)
         else:
             self._files = files
 
@@ -136,6 +135,8 @@ class Passthrough:
 
     def _find(self, inode: InodeNumber, flags: int, writable: bool) -> WholeFile | None:
         """Return the whole file for the first open of a file, None if it has and gets none."""
+        if flags & UNSUITED_FLAGS:
+            return None
         wholes = self._store.staging.wholes
         staged = self._store.staging.find(inode)
         if staged is None and not writable:
@@ -144,14 +145,14 @@ class Passthrough:
             return self._store.contents.staged(inode).whole
         if staged is not None and staged.whole is not None:
             return None if staged.lost_bytes else staged.whole
-        if not writable or not self._may_begin(self._store.contents.node(inode), flags):
+        if not writable or not self._may_begin(self._store.contents.node(inode)):
             return None
         staged = self._store.contents.staged(inode)
         return None if staged.windows else self._store.staging.begin_whole(staged)
 
-    def _may_begin(self, node: Inode, flags: int) -> bool:
+    def _may_begin(self, node: Inode) -> bool:
         """Whether an inode may get a whole file."""
-        if node.size or node.mode & SET_ID or node.xattr_rows or flags & UNSUITED_FLAGS:
+        if node.size or node.mode & SET_ID or node.xattr_rows:
             return False
         space, staging = self._store.space, self._store.staging
         if space.has_limit or staging.is_crowded:

@@ -154,7 +154,7 @@ class Ingest:
                 continue
             if staged is None and self._store.index.get(Table.PENDING, number_key(inode)) is None:
                 continue  # ingested since the caller listed it
-            if staged is not None and not self._store.staging.wholes.settle(staged):
+            if staged is not None and not self._store.staging.wholes.prove_final(staged):
                 live.add(inode)
                 continue
             self._applier.request(inode)

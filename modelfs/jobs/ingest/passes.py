@@ -54,9 +54,14 @@ class Pass:
 
     def has_taken(self, staged: StagedFile) -> bool:
         """Whether every byte of a whole file is in the map, at the end of the pass."""
-        return not any(
-            number in self.skipped or window.stamp != self.stamps.get(number) or window.file.writing
-            for number, window in staged.windows.items()
+        return all(map(self.covers, staged.windows.values()))
+
+    def covers(self, window: Window) -> bool:
+        """Whether every byte of a window is in the map, once its region is applied."""
+        return (
+            window.number not in self.skipped
+            and window.stamp == self.stamps.get(window.number)
+            and not window.file.writing
         )
 
     def changed_under(self, extent: Extent, staged: StagedFile | None) -> bool:
@@ -95,12 +100,10 @@ class Region:
         """Return the windows of the region whose every byte is in the map once this is applied."""
         return [
             window
-            for number, window in staged.windows.items()
+            for window in staged.windows.values()
             if self.start <= window.start < self.stop
             and not window.is_whole  # those are dropped together, at the end of the pass
-            and number not in self.file_pass.skipped
-            and window.stamp == self.file_pass.stamps.get(number)
-            and not window.file.writing
+            and self.file_pass.covers(window)
         ]
 
 

@@ -80,7 +80,7 @@ class Flusher:
             OSError: staging files cannot be opened, or the names of new ones are not durable.
         """
         while (staged := self._staging.find(inode)) is not None and staged.dirty:
-            self._staging.wholes.settle(staged)  # so that it keeps no descriptor afterwards
+            self._staging.wholes.prove_final(staged)  # so that it keeps no descriptor afterwards
             frozen = staged.freeze()
             try:
                 yield partial(self._staging.sync, inode, frozen.windows)

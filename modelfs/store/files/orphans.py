@@ -55,8 +55,8 @@ class Orphans:
                         self._index.delete(table, number_key(inode))
                 staged = self._staging.find(inode)
                 if staged is not None:
-                    self._staging.drop(staged, [*staged.windows.values(), *staged.superseded])
-                    staged.superseded = []
+                    self._staging.drop_superseded(staged, staged.superseded)
+                    self._staging.drop(staged, list(staged.windows.values()))
                 self._staging.wholes.remove(inode, staged)
                 if staged is not None:
                     self._staging.release(inode)

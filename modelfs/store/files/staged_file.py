@@ -71,7 +71,7 @@ class StagedFile:
                 if window.ranges.stop > size:
                     window.cut(size)
             for frozen in self.flushing:
-                frozen.cut(size)
+                frozen.cut(size, self.whole)
         self.size = size
         self.size_floor = min(self.size_floor, size)
         self.touch()
@@ -190,6 +190,8 @@ class StagedFile:
             if current is not None and current.generation == window.generation:
                 current.dirty = current.stamp != window.stamp  # written or cut during the flush
                 current.recorded = True
+                if self.whole is not None:
+                    self.whole.was_recorded = True
         self.size_floor = min(self.size, frozen.state.size)
         self.generation += 1
         self.dirty = self._differs_from(frozen.state)
@@ -210,8 +212,17 @@ class Frozen:
         """The windows whose bytes are to be made durable."""
         return [window for window in self.state.windows.values() if window.dirty]
 
-    def cut(self, size: int) -> None:
-        """Cut the state to a size. The staging files, which it shares with the file, stay."""
+    def cut(self, size: int, whole: WholeFile | None) -> None:
+        """Cut the state to a size. The staging files, which it shares with the file, stay.
+
+        Args:
+            size: of the file, from now on.
+            whole: its whole file by now. If that is another one, a cut to nothing has ended the one
+                of the state, and its windows are superseded or deleted: no row may name it again.
+        """
+        if self.state.whole is not whole:
+            self.state.whole = None
+            self.state.windows.clear()
         if size < self.state.size:
             self.state.cut_off(size)
             for window in self.state.windows.values():

@@ -31,6 +31,7 @@ index (see `staging_rows`), as of the commit that it reads. It keeps the names o
 it has compared with their checksums.
 """
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
 from typing import Final
@@ -46,6 +47,8 @@ from modelfs.store.files.window import WHOLE, StagedSum, Window, window_name, wi
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import InodeNumber
+
+log = logging.getLogger(__name__)
 
 # The most staging files that keep a descriptor because not all of their bytes are durable. If there
 # are more, writes wait for a flush of the oldest.
@@ -100,11 +103,14 @@ class Staging:
         return staged
 
     def follow_writers(self) -> None:
-        """Bring states up to the bytes that the kernel has written, if no look is to come."""
+        """Look at each whole file that the kernel may write, so that changes of it are flushed."""
         for staged in self._staged.values():
             whole = staged.whole
             if whole is not None and whole.live and (whole.writing or not staged.dirty):
-                self.wholes.follow(staged)
+                try:
+                    self.wholes.follow(staged)
+                except OSError as exc:
+                    log.warning("the staging file of inode %d: %s", staged.inode, exc)
 
     @property
     def bytes(self) -> int:

@@ -44,7 +44,7 @@ from modelfs.store.files.window import WINDOW
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.ranges import RangeSet
 
-Stamp = tuple[int, int, int]  # size, mtime and ctime, of a file on the disk
+DiskStamp = tuple[int, int, int]  # size, mtime and ctime, of a file on the disk
 
 # With more ranges of data, those that follow are taken to reach to the ends of their windows: their
 # holes read as zeros all the same. 1,000 take a millisecond.
@@ -87,10 +87,10 @@ class WholeFile(WindowFile):
         super().__init__(files, name, kept)
         self.generation: Final = generation
         self.live = live
+        self.was_recorded = False  # a row named it once, and the last commit may have that row
         self.opens = 0  # open files for which the kernel uses it
         self._writable = writable
-        self._is_dense = False
-        self._last: Stamp | None = None  # at the last look
+        self._last: DiskStamp | None = None  # at the last look
         # An mtime that a program has set, after the disk's own, which may be less exact.
         self._given_mtime = (0, 0)
 
@@ -118,6 +118,7 @@ class WholeFile(WindowFile):
             self._lost.update(lost)
             self._clean = not (self._written or self._lost)
             self.live = self.live or not is_exact
+            self.was_recorded = True
 
     # -- who has it open
 
@@ -154,6 +155,7 @@ class WholeFile(WindowFile):
             with self._lock:
                 self.live = False
                 self._update()
+            self._last = None  # on tmpfs a store through a mapping may change no time
         return not self.live
 
     def is_unused(self) -> bool:
@@ -190,7 +192,7 @@ class WholeFile(WindowFile):
         mtime_ns = given if status.st_mtime_ns == kept else status.st_mtime_ns
         return Observed(status.st_size, mtime_ns, status.st_ctime_ns, data)
 
-    def stamp(self) -> Stamp:
+    def stamp(self) -> DiskStamp:
         """Return what every change of the file changes.
 
         Raises:
@@ -198,14 +200,7 @@ class WholeFile(WindowFile):
         """
         return _stamp_of(os.fstat(self.descriptor().fd))
 
-    def hide_map(self) -> None:
-        """Let holes count as data from now on, since there are extents below them."""
-        self._is_dense = True
-        self._last = None
-
     def _data(self, file: Descriptor, size: int) -> RangeSet:
-        if self._is_dense:
-            return RangeSet([(0, size)])
         found = data_ranges(file.fd)
         data = RangeSet((low, min(high, size)) for low, high in islice(found, RANGES_MAX))
         if len(data) == RANGES_MAX:
@@ -215,22 +210,17 @@ class WholeFile(WindowFile):
     # -- changes by this process
 
     def writable_descriptor(self) -> Descriptor:
-        """Return the open file for a write; `end_write` closes it.
+        """Return a descriptor for a write, which is to be dropped with it: it refuses every lease.
 
         Raises:
             OSError: the file cannot be opened.
         """
-        self.descriptor()
-        return self._writable.get(self.name)
+        self.descriptor()  # so that `begin_write`, which may not fail, finds it open
+        return self._writable.open(self.name)
 
     def begin_write(self, file: Descriptor) -> int:
         """Note that a write begins. The descriptor that is kept is one for reading."""
         return super().begin_write(self.descriptor())
-
-    def end_write(self, start: int, stop: int, attempted: int, failures: int) -> None:
-        """Note that a write has ended: see `WindowFile.end_write`."""
-        super().end_write(start, stop, attempted, failures)
-        self._writable.forget(self.name)
 
     def truncate(self, size: int) -> None:
         """Set the file's size.
@@ -265,7 +255,7 @@ class WholeFile(WindowFile):
         return self.live or super()._may_change()
 
 
-def _stamp_of(status: os.stat_result) -> Stamp:
+def _stamp_of(status: os.stat_result) -> DiskStamp:
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 

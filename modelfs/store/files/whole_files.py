@@ -68,8 +68,10 @@ class WholeFiles:
         """Bring a staged state up to the bytes that the kernel has written to its whole file."""
         staged.follow_whole(self._total)
 
-    def settle(self, staged: StagedFile) -> bool:
+    def prove_final(self, staged: StagedFile) -> bool:
         """Return whether a file stays as it is, until a program opens it for writing again.
+
+        Asks the kernel about a live whole file, and follows its last writes if it is no more so.
 
         Raises:
             OSError: its whole file cannot be opened.
@@ -93,10 +95,11 @@ class WholeFiles:
         """
         whole = staged.whole
         assert whole is not None, "no whole file"
-        if size == 0 and self.settle(staged) and staged.size and whole.is_unused():
+        if size == 0 and self.prove_final(staged) and staged.size and whole.is_unused():
             staged.whole = None
-            if not any(w.recorded for w in (*staged.windows.values(), *staged.superseded)):
-                self._delete_now(whole)  # no row mentions it
+            if not any(window.recorded for window in staged.windows.values()):
+                # At once, or a program that truncates its file again and again would leave many.
+                self._delete(whole, at_once=not whole.was_recorded)
             return
         whole.truncate(size)
         whole.cut(size, SIZE_MAX)
@@ -128,17 +131,15 @@ class WholeFiles:
             if isinstance(file, WholeFile):
                 self._delete(file)
 
-    def _delete(self, whole: WholeFile) -> None:
-        """Delete a whole file once the index that no longer mentions it is durable."""
+    def _delete(self, whole: WholeFile, *, at_once: bool = False) -> None:
+        """Delete a whole file with the next commit; at once if the last one does not mention it."""
         whole.forget()
         self.descriptors.forget(whole.name)
-        self._deletes.after_commit(whole.name)
-
-    def _delete_now(self, whole: WholeFile) -> None:
-        whole.forget()
-        self.descriptors.forget(whole.name)
-        self._deletes.run(names := [whole.name])
-        self._deletes.restore(names)
+        if at_once:
+            self._deletes.run(names := [whole.name])
+            self._deletes.restore(names)
+        else:
+            self._deletes.after_commit(whole.name)
 
     # -- copies
 
@@ -152,10 +153,7 @@ class WholeFiles:
         if copy is None or not copy.is_unused():
             return copy is None
         del self._copies[inode]
-        if self._index.dirty:  # it may be that the last commit mentions it
-            self._delete(copy)
-        else:
-            self._delete_now(copy)
+        self._delete(copy, at_once=not self._index.dirty)  # else no commit is to come
         return True
 
     def drop_unused_copies(self) -> None:
@@ -173,7 +171,6 @@ class WholeFiles:
             return
         copy = self._copies[staged.inode]
         copy.set_mtime(staged.mtime_ns)  # a change of the time is not passed on to it
-        copy.hide_map()
         del self._copies[staged.inode]
         staged.whole = copy
         self.follow(staged)

@@ -162,9 +162,13 @@ def test_a_kernel_that_refuses(
 
 @pytest.mark.parametrize("flag", [os.O_SYNC, os.O_DSYNC, os.O_DIRECT])
 def test_unsuited_flags(opened: Store, passthrough: Passthrough, flag: int) -> None:
-    """A first open with these flags is served by the daemon."""
-    inode = new_file(opened, b"f")
-    assert passthrough.open(inode, os.O_RDWR | flag, writable=True) == 0
+    """A first open with these flags is served by the daemon, of new files and staged ones."""
+    for name in (b"new", b"staged"):
+        inode = new_file(opened, name)
+        if name == b"staged":
+            passthrough.open(inode, os.O_RDWR, writable=True)
+            passthrough.close(inode, writable=True)
+        assert passthrough.open(inode, os.O_RDWR | flag, writable=True) == 0
 
 
 @pytest.mark.parametrize("reason", ["mode", "attribute", "reserve", "descriptors", "lost"])
@@ -186,7 +190,7 @@ def test_unsuited_files(
             staged = opened.contents.staged(inode)
             opened.staging.begin_whole(staged)
             opened.writes.write(inode, 0, DATA)
-            assert opened.staging.wholes.settle(staged)
+            assert opened.staging.wholes.prove_final(staged)
             whole_of(opened, inode).lose(staged.ranges())
     assert passthrough.open(inode, os.O_RDWR, writable=True) == 0
     if reason == "lost":
@@ -203,7 +207,10 @@ def test_a_store_with_a_limit(folder: Path, handles: Handles, kernel: Kernel) ->
 
 
 def test_without_the_kernel(
-    opened: Store, handles: Handles, monkeypatch: pytest.MonkeyPatch
+    opened: Store,
+    handles: Handles,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A session without the capability, or without a device, passes nothing."""
     passthrough = Passthrough(opened, handles)
@@ -211,4 +218,6 @@ def test_without_the_kernel(
     monkeypatch.setattr(session_io, "granted", lambda: session_io.PASSTHROUGH)
     monkeypatch.setattr(session_io, "device", lambda: os.open("/dev/null", os.O_RDWR))
     passthrough.begin()
+    assert "--passthrough has no effect: Inappropriate ioctl for device" in caplog.text
+    caplog.clear()
     assert passthrough.open(new_file(opened, b"f"), os.O_RDWR, writable=True) == 0

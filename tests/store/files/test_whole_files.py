@@ -2,6 +2,7 @@
 
 import mmap
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ import pytest
 from modelfs.errors import LostBytes
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.ingest.apply import Applier
+from modelfs.store.disk.calls import run_here
 from modelfs.store.files import whole_file
 from modelfs.store.files.attributes import Change
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
+from tests.support.crash.states import folder_in_memory
 from tests.support.ingest_regions import apply, begin_region, run
 from tests.support.kernel_writes import passed, passed_file, path_of, whole_of
 from tests.support.lost_writeback import LostWriteBack
@@ -20,10 +23,12 @@ from tests.support.run_jobs import collect, ingest_all, ingest_file
 from tests.support.stores import (
     WINDOW,
     Box,
+    checked,
     content_of,
     durable,
     names_in,
     new_file,
+    new_store,
     noise,
     overwrite,
     staged_of,
@@ -143,7 +148,7 @@ def test_a_mapping_that_ends_before_the_question(opened: Store) -> None:
     assert content_of(opened, inode) == DATA
     with path_of(opened, whole_of(opened, inode)).open("r+b") as file:
         file.write(b"unseen")
-    assert opened.staging.wholes.settle(staged_of(opened, inode))
+    assert opened.staging.wholes.prove_final(staged_of(opened, inode))
     assert content_of(opened, inode) == b"unseen" + DATA[6:]
 
 
@@ -151,7 +156,7 @@ def test_a_mapping_that_ends_before_the_question(opened: Store) -> None:
 def test_a_write_during_a_pass_wins(opened: Store, step: str) -> None:
     """A file that is opened and written during a pass stays staged, with the new bytes."""
     inode = passed_file(opened, b"f", DATA)
-    assert opened.staging.wholes.settle(staged_of(opened, inode))
+    assert opened.staging.wholes.prove_final(staged_of(opened, inode))
 
     def write() -> None:
         with passed(opened, inode) as fd:
@@ -247,6 +252,53 @@ def test_truncation(box: Box, size: int, *, flushed: bool, opened_meanwhile: boo
     before = content_of(store, inode)
     ingest_all(store)
     assert content_of(store, inode) == before
+
+
+@pytest.mark.parametrize("rewritten", [True, False])
+def test_a_cut_to_nothing_during_a_flush(box: Box, *, rewritten: bool) -> None:
+    """No row names the file that the cut has ended."""
+    store = box.store
+    inode = passed_file(store, b"f", DATA)
+    flush = store.flusher.flush(inode)
+    next(flush)()
+    store.writes.truncate(inode, 0)
+    expected = b""
+    if rewritten:
+        store.writes.write(inode, 0, expected := b"new")
+    run_here(flush)
+    store.commit()
+    assert content_of(store, inode) == expected
+    durable(store, inode)
+    assert content_of(box.crash(), inode) == expected
+
+
+def test_a_copy_that_becomes_the_content_and_is_cut(box: Box) -> None:
+    """Until the next commit the last one may name it, so it is not deleted at once."""
+    store = box.store
+    inode = passed_file(store, b"f", DATA)
+    durable(store, inode)
+    with passed(store, inode, os.O_RDONLY):
+        ingest_file(store, inode)
+        store.contents.staged(inode)
+        with passed(store, inode):
+            pass
+    store.writes.truncate(inode, 0)
+    assert content_of(box.crash(), inode) in (DATA, b"")
+
+
+def test_a_mapping_on_tmpfs() -> None:
+    """A store to a page that was read before changes no time there, and is found all the same."""
+    with folder_in_memory() as memory, checked(new_store(memory)) as box:
+        inode = passed_file(box.store, b"f")
+        with passed(box.store, inode) as fd:
+            os.ftruncate(fd, 3 * WINDOW)
+            time.sleep(0.05)  # until the times are old
+            with mmap.mmap(fd, 3 * WINDOW) as pages:
+                assert pages[WINDOW] == 0
+                box.store.staging.find(inode)
+                pages[WINDOW : WINDOW + 4] = b"data"
+        ingest_all(box.store)
+        assert box.store.contents.read(inode, WINDOW, 4) == b"data"
 
 
 def test_a_cut_to_nothing_leaves_the_old_file_to_a_crash(box: Box) -> None:
@@ -453,6 +505,8 @@ def test_removed_files_leave_nothing(opened: Store) -> None:
     first = passed_file(opened, b"a", DATA)
     second = passed_file(opened, b"b", DATA)
     durable(opened, first)
+    opened.writes.truncate(first, 0)
+    opened.writes.write(first, 0, b"another file")
     with passed(opened, second, os.O_RDONLY):
         ingest_file(opened, second)
         for name in (b"a", b"b"):
