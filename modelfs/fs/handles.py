@@ -60,10 +60,15 @@ class Handle:
     inode: InodeNumber
     writable: bool = False
     pid: int = 0  # of the program that opened it
-    is_passed: bool = False  # the kernel reads and writes it itself
+    number: int = 0  # of the backing file that the kernel reads and writes; 0: none
     ahead: ReadAheadState = field(default_factory=ReadAheadState)
     listing_end: int = 0  # the cookie before which a listing ends
     may_extend: bool = False  # the listing goes on once more, to the names created meanwhile
+
+    @property
+    def is_passed(self) -> bool:
+        """Whether the kernel reads and writes it itself."""
+        return self.number > 0
 
 
 class Handles:
@@ -89,16 +94,16 @@ class Handles:
             raise InvalidArgument(f"no open file {handle}") from None
 
     def open(
-        self, inode: InodeNumber, *, writable: bool, pid: int = 0, is_passed: bool = False
+        self, inode: InodeNumber, *, writable: bool, pid: int = 0, number: int = 0
     ) -> FileHandleT:
         """Open a file or directory; its handle is never used again."""
-        number = FileHandleT(self._next)
+        handle = FileHandleT(self._next)
         self._next += 1
-        self._open[number] = Handle(inode, writable, pid, is_passed)
+        self._open[handle] = Handle(inode, writable, pid, number)
         self._counts[inode] = self._counts.get(inode, 0) + 1
         if writable:
             self._writers[inode] = self._writers.get(inode, 0) + 1
-        return number
+        return handle
 
     def close(self, handle: FileHandleT) -> Handle:
         """Close a file or directory, and return its state."""

@@ -164,8 +164,10 @@ class BackgroundIngest:
         for inode in await self._context.driver.run(job):
             if self._context.handles.is_open_for_writing(inode):
                 self._file(inode).unrecognised = True
-            elif self._store.contents.is_live(inode):
-                self._file(inode).due = trio.current_time() + LIVE_RETRY_SECONDS
+            elif complete:
+                is_live = self._store.contents.is_live(inode)
+                seconds = LIVE_RETRY_SECONDS if is_live else ROUND_RETRY_SECONDS
+                self._file(inode).due = trio.current_time() + seconds
 
     async def ingest_due(self) -> None:
         """Ingest every file that is due, and then once each long file that is being written.

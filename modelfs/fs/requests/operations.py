@@ -342,7 +342,9 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         await self._ingest.before_create()
         entry = await self._created(parent_inode, name, mode, ctx)
-        return self._opened(InodeNumber(entry.st_ino), flags, ctx), entry
+        info = self._opened(InodeNumber(entry.st_ino), flags, ctx)
+        self._back(info.fh)
+        return info, entry
 
     @replies
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
@@ -351,11 +353,11 @@ class Operations(pyfuse3.Operations):
         if flags & os.O_TRUNC:
             await self._changes.before_change(frees=True)
             await self.truncater.truncate_at_open(InodeNumber(inode), ctx.uid)
-        if flags & DURABLE and self.passthrough.serves(InodeNumber(inode)):
-            # Once its staging file is in the index, a crash leaves all that the kernel wrote there.
-            await self._durability.flush(InodeNumber(inode))
-            await self._durability.commit()
-        return self._opened(InodeNumber(inode), flags, ctx)
+        info = self._opened(InodeNumber(inode), flags, ctx)
+        if flags & DURABLE and self._handles[info.fh].is_passed:
+            await self._make_findable(info.fh)
+        self._back(info.fh)
+        return info
 
     @replies
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
@@ -411,18 +413,31 @@ class Operations(pyfuse3.Operations):
         return self.lookups.entry(node.inode)
 
     def _opened(self, inode: InodeNumber, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        """Open a file. `_back` follows, right before the reply."""
         writable = _wants_to_write(flags)
         number = self.passthrough.open(inode, flags, writable=writable)
-        handle = self._handles.open(inode, writable=writable, pid=ctx.pid, is_passed=number > 0)
-        if number:
-            if writable:
-                self._privileges.opened(inode)
-                # The kernel may have cached a time that a mapping is about to change, unless the
-                # file is new to it.
-                with contextlib.suppress(FileNotFoundError):
-                    pyfuse3.invalidate_inode(InodeT(inode), attr_only=True)
-            session_io.back_next_open(handle, number)
-        return FileInfo(fh=handle, keep_cache=True)
+        if number and writable:
+            self._privileges.opened(inode)
+            # The kernel may have cached a time that a mapping is about to change, unless the file
+            # is new to it.
+            with contextlib.suppress(OSError):
+                pyfuse3.invalidate_inode(InodeT(inode), attr_only=True)
+        handle = self._handles.open(inode, writable=writable, pid=ctx.pid, number=number)
+        return FileInfo(fh=handle, keep_cache=not self._store.contents.is_live(inode))
+
+    async def _make_findable(self, fh: FileHandleT) -> None:
+        """Make a crash leave all that the kernel writes from now on to an open file."""
+        try:
+            await self._durability.flush(self._handles[fh].inode)
+            await self._durability.commit()
+        except BaseException:
+            await self.release(fh)
+            raise
+
+    def _back(self, fh: FileHandleT) -> None:
+        """Let the reply that is about to be sent name the backing file of an open file."""
+        if number := self._handles[fh].number:
+            session_io.back_next_open(fh, number)
 
     def _check_writable(self) -> None:
         if self._store.read_only:

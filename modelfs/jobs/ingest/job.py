@@ -4,6 +4,7 @@ Files are ingested in *rounds*: the files of a round share a writer of chunks, a
 packs for each region of theirs.
 """
 
+import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
@@ -15,9 +16,13 @@ from modelfs.jobs.ingest.apply import Applier
 from modelfs.jobs.ingest.passes import Pass, Region
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.jobs.steps import Commit, Job, Pause, Work, appending, pausing
+from modelfs.store.disk.reserve import as_chunks
+from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.index.counters import NEXT_INODE
-from modelfs.store.index.tables import InodeNumber, Table, number_key
+from modelfs.store.index.tables import KEY_MAX, InodeNumber, Table, number_key
 from modelfs.store.store import Store
+
+log = logging.getLogger(__name__)
 
 # Files of one round. Not more, as their plans are in memory: some 700 bytes for a tensor, of which
 # 16 MiB may have 100,000.
@@ -154,7 +159,7 @@ class Ingest:
                 continue
             if staged is None and self._store.index.get(Table.PENDING, number_key(inode)) is None:
                 continue  # ingested since the caller listed it
-            if staged is not None and not self._store.staging.wholes.prove_final(staged):
+            if staged is not None and not (yield from self._may_begin(staged)):
                 live.add(inode)
                 continue
             self._applier.request(inode)
@@ -163,6 +168,26 @@ class Ingest:
             if (staged := self._store.staging.find(inode)) is not None:
                 passes[-1].end = max(staged.size, 1)
         return passes
+
+    def _may_begin(self, staged: StagedFile) -> Job[bool]:
+        """Return whether a pass over a file may begin; hide the extents below a whole file.
+
+        The bytes of a whole file give their room back together, at the end of the pass.
+        """
+        if not self._store.staging.wholes.prove_final(staged):
+            return False
+        if staged.whole is None:
+            return True
+        if self._store.space.working_bytes < as_chunks(staged.staged_bytes):
+            log.warning("no room to put file %d into chunks: it stays staged", staged.inode)
+            return False
+        if next(self._store.maps.overlapping(staged.inode, 0, KEY_MAX), None) is not None:
+            # Of an earlier pass, or of before a program wrote the file again. Its bytes first go
+            # where a crash finds them.
+            for call in self._store.flusher.flush(staged.inode):
+                yield Work(call)
+            staged.map_visible_to = 0
+        return True
 
     def _end_pass(self, file_pass: Pass) -> Job[None]:
         """Record the tensors and the format of a file whose regions are ingested."""

@@ -114,8 +114,7 @@ def next_bounds(staged: StagedFile, maps: FileMaps, start: int) -> tuple[int, in
     """
     windows = sorted(number for number in staged.windows if (number + 1) * WINDOW > start)
     extents, more = maps.starts(staged.inode, start, REGION_EXTENTS)
-    if staged.map_visible_to is not None:
-        extents = [offset for offset in extents if offset < staged.map_visible_to]
+    extents = [offset for offset in extents if not staged.hides_map(offset)]
     first = min([*(number * WINDOW for number in windows[:1]), *extents[:1]], default=None)
     if first is None:
         return None
@@ -156,8 +155,7 @@ def data_around(region: Region, maps: FileMaps, margin: int) -> RangeSet:
     start = max(0, region.start - margin)
     stop = min(region.stop + margin, region.staged.size)
     data = RangeSet((low, high) for _, low, high in region.staged.within(start, stop))
-    visible_to = region.staged.map_visible_to
-    mapped_to = stop if visible_to is None else min(stop, visible_to)
+    mapped_to = int(min(stop, region.staged.mapped_to))
     for extent in maps.within(region.file_pass.inode, start, mapped_to):
         data.add(extent.start, extent.stop)
     return data

@@ -79,9 +79,7 @@ class Contents:
             return node.size
         mapped = node.mapped
         if (staged := self._staging.find(node.inode)) is not None:
-            if staged.map_visible_to is not None:
-                mapped = min(mapped, staged.map_visible_to)
-            mapped += staged.staged_bytes
+            mapped = int(min(mapped, staged.mapped_to)) + staged.staged_bytes
         return min(mapped, node.size)
 
     def staged(self, inode: InodeNumber) -> StagedFile:

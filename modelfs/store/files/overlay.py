@@ -47,8 +47,7 @@ def overlay(
     visible = stop
     if staged is not None:
         ranges[:0] = staged.within(start, stop)
-        if staged.map_visible_to is not None:
-            visible = min(stop, staged.map_visible_to)
+        visible = int(min(stop, staged.mapped_to))
     at = start
     for window, low, high in ranges:
         if at < (end := min(low, visible)):

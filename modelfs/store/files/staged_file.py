@@ -13,6 +13,7 @@ behind 100 of the map stay hidden.
 import contextlib
 import dataclasses
 import errno
+import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -129,8 +130,19 @@ class StagedFile:
         self.dirty = True
 
     def hides_map(self, offset: int) -> bool:
-        """Whether the map is hidden at an offset: a truncation has cut it off there."""
-        return self.map_visible_to is not None and offset >= self.map_visible_to
+        """Whether the map is hidden at an offset: by a whole file, or behind a truncation."""
+        return offset >= self.mapped_to
+
+    @property
+    def mapped_to(self) -> float:
+        """The offset up to which holes between staged ranges show the map.
+
+        A whole file has all of the content: its holes are zeros. Programs may make some, by
+        madvise(2), over extents that an earlier pass has put into the map.
+        """
+        if self.whole is not None:
+            return 0
+        return math.inf if self.map_visible_to is None else self.map_visible_to
 
     @property
     def lost_bytes(self) -> int:

@@ -30,8 +30,10 @@ refused a lease. The program ends: the lease is granted, and ingest makes chunks
 The rows of both are deleted in one change, and the next commit deletes 5-w-1.
 """
 
+import contextlib
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final
@@ -151,7 +153,7 @@ class WholeFile(WindowFile):
         Raises:
             OSError: the file cannot be opened.
         """
-        if self.live and not self.writing and not lease.is_open_for_writing(self.descriptor().fd):
+        if self.live and not self.writing and not self._is_open(lease.is_open_for_writing):
             with self._lock:
                 self.live = False
                 self._update()
@@ -163,8 +165,15 @@ class WholeFile(WindowFile):
         if self.opens or self.live:
             return False
         try:
-            return not lease.is_open_elsewhere(self.descriptor().fd)
+            return not self._is_open(lease.is_open_elsewhere)
         except OSError:
+            return False
+
+    def _is_open(self, question: Callable[[int], bool]) -> bool:
+        """Answer a question of `disk.lease`: a file that is gone is not open."""
+        try:
+            return question(self.descriptor().fd)
+        except FileNotFoundError:
             return False
 
     # -- writes of the kernel
@@ -242,9 +251,10 @@ class WholeFile(WindowFile):
         Raises:
             OSError: the file cannot be opened.
         """
-        fd = self.descriptor().fd
-        os.utime(fd, ns=(mtime_ns, mtime_ns))
-        self._given_mtime = os.fstat(fd).st_mtime_ns, mtime_ns
+        with contextlib.suppress(FileNotFoundError):  # an error of the first read
+            fd = self.descriptor().fd
+            os.utime(fd, ns=(mtime_ns, mtime_ns))
+            self._given_mtime = os.fstat(fd).st_mtime_ns, mtime_ns
 
     def _needs_sync(self) -> bool:
         return True  # its size is the file's

@@ -1,5 +1,6 @@
 """Whole files: the bytes that the kernel wrote are found, and believed when they are final."""
 
+import ctypes
 import mmap
 import os
 import time
@@ -39,6 +40,13 @@ pytestmark = pytest.mark.usefixtures("windows")
 
 DATA = noise(3 * WINDOW + 100)
 NEVER = 1 << 60
+
+
+def punch(fd: int, start: int, size: int) -> None:
+    """Make a hole, with FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE of fallocate(2)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    failed = libc.fallocate(fd, 3, ctypes.c_int64(start), ctypes.c_int64(size))
+    assert not failed, os.strerror(ctypes.get_errno())
 
 
 def staging_files(store: Store) -> set[str]:
@@ -498,6 +506,74 @@ def test_a_copy_that_is_cut_and_extended(box: Box) -> None:
     assert content_of(store, inode) == expected
     ingest_all(store)
     assert content_of(store, inode) == expected
+
+
+@pytest.mark.parametrize("crashes", [True, False])
+def test_holes_that_a_program_makes(box: Box, *, crashes: bool) -> None:
+    """madvise(2) makes holes in a mapped file: they are zeros, whatever the map has there."""
+    store = box.store
+    inode = passed_file(store, b"f", DATA)
+    with passed(store, inode, os.O_RDONLY):
+        ingest_all(store)
+        store.contents.staged(inode)
+        with passed(store, inode) as fd:
+            punch(fd, WINDOW, WINDOW)
+        expected = DATA[:WINDOW] + bytes(WINDOW) + DATA[2 * WINDOW :]
+        assert content_of(store, inode) == expected
+        durable(store, inode)
+        if crashes:
+            store = box.crash()
+            assert content_of(store, inode) == expected
+        ingest_all(store)
+        assert content_of(store, inode) == expected
+    ingest_all(store)
+    store.staging.wholes.drop_unused_copies()
+    assert content_of(box.reopen(), inode) == expected
+
+
+def test_a_hole_below_extents_of_a_pass_that_was_given_up(box: Box) -> None:
+    """The next pass removes them."""
+    store = box.store
+    inode = passed_file(store, b"f", DATA)
+    assert store.staging.wholes.prove_final(staged_of(store, inode))
+    _, region = begin_region(store, inode)
+    run(store, region)
+    apply(store, region)
+    with passed(store, inode) as fd:
+        punch(fd, 0, WINDOW)
+    expected = bytes(WINDOW) + DATA[WINDOW:]
+    assert content_of(store, inode) == expected
+    ingest_all(store)
+    assert store.staging.find(inode) is None
+    assert content_of(store, inode) == expected
+
+
+def test_no_room_for_chunks(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pass begins that would fill the disk and give nothing back."""
+    inode = passed_file(opened, b"f", DATA)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(opened.space), "working_bytes", len(DATA))
+        ingest_all(opened)
+        assert staged_of(opened, inode).whole is not None
+        assert opened.stored_bytes is not None
+    ingest_all(opened)
+    assert content_of(opened, inode) == DATA
+
+
+def test_a_file_that_is_gone(box: Box, caplog: pytest.LogCaptureFixture) -> None:
+    """A missing staging file is an error of reads, and is healed by O_TRUNC."""
+    inode = passed_file(box.store, b"f", DATA)
+    durable(box.store, inode)
+    path_of(box.store, whole_of(box.store, inode)).unlink()
+    box.store.abandon()
+    store = box.store = Store(box.path)
+    with pytest.raises(FileNotFoundError):
+        store.contents.read(inode, 0, 10)
+    store.writes.truncate(inode, 0)
+    store.writes.write(inode, 0, b"new")
+    durable(store, inode)
+    assert content_of(store, inode) == b"new"
+    caplog.clear()
 
 
 def test_removed_files_leave_nothing(opened: Store) -> None:
