@@ -11,6 +11,14 @@ does not know are added, and others are removed. And that of an OPEN or CREATE w
 writes the kernel is to pass to a backing file: it gets that file's number. See fuse(4), and
 `fuse_init_out` and `fuse_open_out` in include/uapi/linux/fuse.h.
 
+They change some requests as well, of kinds that pyfuse3 has no handler for. Each is *carried* by a
+request for an extended attribute: the kind and the body stay here, and pyfuse3 calls the handler of
+attributes, which takes them. That runs before the next request is received, so there is never more
+than one. The reply to a request for an attribute is a header and any bytes, which is what the kernel
+expects as a reply to these kinds, too. The number of the request stays the same. So nothing else is
+special about such a request: errors, interrupts, the limit of requests at a time, and the end of
+the mount are those of any other.
+
 libfuse calls them on the thread that calls libfuse, without Python's lock; notifications, which
 have no request, come on another one. So the callbacks use no Python, and only the thread of
 requests changes their state.
@@ -34,6 +42,7 @@ cdef extern from *:
     #define STACK_DEPTH 9
     #define PASSTHROUGH (1ULL << 37)       /* FUSE_PASSTHROUGH, FOPEN_PASSTHROUGH: newer headers */
     #define OPEN_PASSTHROUGH (1U << 7)
+    #define CARRIED_MAX 64    /* bytes of a body, and of a reply: fuse_copy_file_range_in has 56 */
 
     static int is_wanted = 0;
     static uint64_t added = 0, removed = 0;  /* flags; flags2 are the upper 32 bits */
@@ -42,6 +51,29 @@ cdef extern from *:
     static int device = -1;                  /* of the session */
     static uint64_t opened_handle = 0;       /* of the next reply that opens it */
     static int32_t backing = 0;              /* number of its backing file; 0: none */
+    static uint64_t carriable = 0;           /* kinds of requests to carry, a bit for each */
+    static uint32_t carried = 0;             /* the kind of this one, 0: it is not carried */
+    static char carried_body[CARRIED_MAX];
+    static size_t carried_size = 0;
+
+    static ssize_t carry(struct fuse_in_header *header, ssize_t got)
+    {
+        static const char name[] = "carried";
+        size_t size = got - sizeof *header;
+        struct fuse_getxattr_in *attribute = (struct fuse_getxattr_in *)(header + 1);
+
+        if (size > CARRIED_MAX)
+            return got;  /* longer than any of today: libfuse replies ENOSYS */
+        carried = header->opcode;
+        carried_size = size;
+        memcpy(carried_body, attribute, size);
+        memset(attribute, 0, sizeof *attribute);
+        attribute->size = CARRIED_MAX;  /* of the reply */
+        memcpy(attribute + 1, name, sizeof name);
+        header->opcode = FUSE_GETXATTR;
+        header->len = sizeof *header + sizeof *attribute + sizeof name;
+        return header->len;
+    }
 
     static ssize_t receive(int fd, void *buffer, size_t size, void *data)
     {
@@ -49,6 +81,10 @@ cdef extern from *:
         struct fuse_in_header *header = buffer;
         uint32_t *words = (uint32_t *)(header + 1);
 
+        carried = 0;
+        if (got >= (ssize_t)sizeof *header && header->opcode < 64
+                && carriable >> header->opcode & 1)
+            return carry(header, got);
         if (got >= (ssize_t)(sizeof *header + OFFERED_WORDS * sizeof *words)
                 && header->opcode == FUSE_INIT) {
             init_request = header->unique;
@@ -118,8 +154,9 @@ cdef extern from *:
 
         granted = 0;
         backing = 0;
+        carried = 0;
         device = problem ? -1 : fuse_session_fd(session);
-        if (!problem && is_wanted)
+        if (!problem && (is_wanted || carriable))
             fuse_session_custom_io(session, &callbacks, device);
         return problem;
     }
@@ -138,6 +175,10 @@ cdef extern from *:
     }
     """
     unsigned long long granted
+    unsigned long long carriable
+    unsigned int carried
+    char *carried_body
+    size_t carried_size
     int device
     void back(unsigned long long handle, int number)
     void want(unsigned long long more, unsigned long long less)
@@ -156,6 +197,24 @@ def granted_flags():
 def session_device():
     """Return the descriptor of /dev/fuse of the last mount, -1 before it."""
     return device
+
+
+def carry_requests(unsigned long long kinds):
+    """Carry the requests of these kinds, a bit for each opcode, from the next one on."""
+    global carriable
+    carriable = kinds
+
+
+def take_carried():
+    """Return the opcode and the body of the request that is being handled, if it is carried.
+
+    For a handler of attributes, before its first wait; None in any other request.
+    """
+    global carried
+    if not carried:
+        return None
+    opcode, carried = carried, 0
+    return opcode, carried_body[:carried_size]
 
 
 def back_next_open(unsigned long long handle, int number):
