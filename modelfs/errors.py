@@ -16,6 +16,7 @@ The tree::
     |-- AttributeTooLarge    E2BIG
     |-- NoAttribute          ENODATA
     |-- NotSupported         EOPNOTSUPP
+    |-- PastData             ENXIO
     |-- Interrupted          EINTR
     |-- TextBusy             ETXTBSY
     |-- StoreFull            ENOSPC
@@ -124,6 +125,12 @@ class NotSupported(ModelfsError):
     """The feature is not supported, for example POSIX ACLs."""
 
     errno = errno.EOPNOTSUPP
+
+
+class PastData(ModelfsError):
+    """The offset is behind the last data of the file, or behind its end."""
+
+    errno = errno.ENXIO
 
 
 class Interrupted(ModelfsError):

@@ -44,6 +44,7 @@ from modelfs.store.files.dentries import Dentries
 from modelfs.store.files.extent_cache import ExtentCache
 from modelfs.store.files.filemap import FileMaps
 from modelfs.store.files.flush import Flusher
+from modelfs.store.files.holes import Holes
 from modelfs.store.files.inode_totals import TOTALS_SINCE
 from modelfs.store.files.inodes import Inodes
 from modelfs.store.files.namespace import Namespace
@@ -111,6 +112,7 @@ class Store:
     staging: Staging
     contents: Contents
     writes: Writes
+    holes: Holes
     flusher: Flusher
     orphans: Orphans
     # Statistics.
@@ -234,6 +236,7 @@ class Store:
             partial(_has_totals, weakref.ref(self)),
         )
         self.writes = Writes(self.contents, self.staging)
+        self.holes = Holes(self.contents, self.staging, self.maps, extents.complete_maps)
         self.flusher = Flusher(index, self.inodes, self.maps, self.staging, self.namespace.path_of)
         self.orphans = Orphans(index, self.inodes, self.maps, self.staging)
         self.inventory = Inventory(

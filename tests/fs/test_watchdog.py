@@ -1,8 +1,10 @@
 """The watchdog, and commands and requests with 10^5 rows under it: none stops the event loop."""
 
+import dataclasses
 import errno
 import gc
 import logging
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -15,6 +17,7 @@ from pyfuse3 import FileNameT, InodeT, XAttrNameT
 from modelfs.errors import StoreFull
 from modelfs.fs.background import optimize as background_optimize
 from modelfs.fs.commands import Commands, Json
+from modelfs.fs.requests.seeker import Seeker
 from modelfs.fs.watchdog import STEP_SECONDS, TaskStep, Watchdog
 from modelfs.jobs.ingest.apply import Applier
 from modelfs.jobs.steps import pausing
@@ -24,8 +27,17 @@ from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.files.window import Window
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.tables import ROOT, InodeNumber, Table, named_key, number_key
+from modelfs.store.index.records import Extent
+from modelfs.store.index.tables import (
+    ROOT,
+    InodeNumber,
+    Table,
+    named_key,
+    number_key,
+    pair_key,
+)
 from tests.support.served_store import ASKED, TOKEN, TOP, Listing, Served, refused
+from tests.support.stores import CHUNK, noise
 
 ROWS: Final = 100_000
 # Of inodes that do not exist: a job passes over them.
@@ -267,6 +279,32 @@ async def test_attributes(served: Served, steps: Steps) -> None:
     await served.background.gc.remove_orphans()
     await trio.lowlevel.checkpoint()
     assert steps.long == []
+
+
+async def test_a_search_for_a_hole(served: Served, steps: Steps) -> None:
+    """A hole behind many extents is found in many steps."""
+    inode = await served.chunked(b"file", noise(CHUNK))
+    store = served.store
+    (extent,) = store.maps.within(inode, 0, CHUNK)
+    rows = [Extent(at, extent.chunk, 0, 1) for at in range(CHUNK, CHUNK + ROWS)]
+    node = store.inodes.get(inode)
+    with store.index.change():
+        for row in rows:
+            store.index.put(Table.EXTENTS, pair_key(inode, row.start), row.to_bytes())
+        store.inodes.put(dataclasses.replace(node, size=CHUNK + 2 * ROWS))
+        add_to_totals(store.index, inode, mapped=ROWS)
+    await trio.lowlevel.checkpoint()
+    steps.long.clear()
+    seeker = Seeker(store, served.handles)
+    assert await seeker.seek(inode, 5, os.SEEK_HOLE) == CHUNK + ROWS
+    assert await seeker.seek(inode, CHUNK + 5, os.SEEK_DATA) == CHUNK + 5
+    await trio.lowlevel.checkpoint()
+    assert steps.long == []
+    with store.index.change():
+        for row in rows:
+            store.index.delete(Table.EXTENTS, pair_key(inode, row.start))
+        store.inodes.put(node)
+        add_to_totals(store.index, inode, mapped=-ROWS)
 
 
 async def test_a_listing_behind_removed_names(

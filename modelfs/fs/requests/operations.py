@@ -60,6 +60,7 @@ from modelfs.fs.requests.attributes import (
     statvfs_of,
 )
 from modelfs.fs.requests.boundary import replies, silent
+from modelfs.fs.requests.carried import CarriedRequests
 from modelfs.fs.requests.changes import NAME_ROOM, Changes
 from modelfs.fs.requests.lookups import Lookups
 from modelfs.fs.requests.passthrough import Passthrough
@@ -119,6 +120,7 @@ class Operations(pyfuse3.Operations):
             store, handles, self.passthrough, background.ingest, background.mapped_pages
         )
         self.lookups = Lookups(store, background.gc.add_orphan)
+        self.carried = CarriedRequests(store, handles)
         self.begun = trio.Event()  # set when the kernel is about to send requests
 
     def init(self) -> None:
@@ -285,6 +287,8 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def getxattr(self, inode: InodeT, name: XAttrNameT, ctx: RequestContext) -> bytes:
+        if (carried := session_io.take_carried()) is not None:
+            return await self.carried.answer(*carried, ctx)
         if name == _STORE_ATTRIBUTE:
             # It may have been renamed since it was opened.
             return os.readlink(os.fsencode(self._store.directory.link))

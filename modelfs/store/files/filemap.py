@@ -45,6 +45,16 @@ class FileMaps:
         for extent in self.overlapping(inode, start, stop):
             yield extent.part(start, stop)
 
+    def following(self, inode: InodeNumber, start: int, limit: int) -> list[Extent]:
+        """Return the first `limit` whole extents that have a byte at `start` or behind it."""
+        first = self._covering(inode, start)
+        found = [] if first is None else [first]
+        if len(found) < limit:
+            keys = pair_key(inode, start + 1), pair_key(inode + 1, 0)
+            rows = self._index.scan(Table.EXTENTS, *keys, limit - len(found))
+            found += [Extent.from_bytes(pair_of(key)[1], value) for key, value in rows]
+        return found
+
     def exact(self, inode: InodeNumber, start: int, stop: int) -> Extent | None:
         """Return the extent that is exactly `[start, stop)`, if there is one."""
         value = self._index.get(Table.EXTENTS, pair_key(inode, start))

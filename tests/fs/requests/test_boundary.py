@@ -28,6 +28,7 @@ ERRNOS = {
     "AttributeTooLarge": errno.E2BIG,
     "NoAttribute": errno.ENODATA,
     "NotSupported": errno.EOPNOTSUPP,
+    "PastData": errno.ENXIO,
     "Interrupted": errno.EINTR,
     "TextBusy": errno.ETXTBSY,
     "NoSlots": errno.EBUSY,

@@ -1,0 +1,48 @@
+"""Requests that pyfuse3 has no handler for, carried by requests for attributes.
+
+See docs/design/session.md. A handler here decodes the body, and encodes its result as the body of
+the reply: see fuse_lseek_in and the like in include/uapi/linux/fuse.h. The rules are those of all
+handlers (see `operations`). The kernel holds the inode's lock meanwhile, and the program cannot be
+killed, so each handler ends within moments.
+
+Example. A program asks for the first hole of a file, and LSEEK comes with handle 3, offset 0 and
+SEEK_HOLE. The file of handle 3 has a hole at 4096, and the reply is 4096, as eight bytes.
+"""
+
+import struct
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from pyfuse3 import FileHandleT, RequestContext
+
+from modelfs.fs.handles import Handles
+from modelfs.fs.host import session_io
+from modelfs.fs.requests.boundary import replies
+from modelfs.fs.requests.seeker import Seeker
+from modelfs.store.store import Store
+
+_LSEEK: Final = struct.Struct("=QQI")  # handle, offset, whence
+_OFFSET: Final = struct.Struct("=Q")
+
+Handler = Callable[[bytes, RequestContext], Awaitable[bytes]]
+
+
+class CarriedRequests:
+    """The handlers, by opcode."""
+
+    def __init__(self, store: Store, handles: Handles) -> None:
+        """Make the handlers; the requests come from now on."""
+        self._handles = handles
+        self._seeker = Seeker(store, handles)
+        self._handlers: dict[int, Handler] = {session_io.LSEEK: self.lseek}
+        session_io.carry(*self._handlers)
+
+    async def answer(self, opcode: int, body: bytes, ctx: RequestContext) -> bytes:
+        """Return the body of the reply to a carried request. Raises only `FUSEError`."""
+        return await self._handlers[opcode](body, ctx)
+
+    @replies
+    async def lseek(self, body: bytes, ctx: RequestContext) -> bytes:
+        handle, offset, whence = _LSEEK.unpack_from(body)
+        inode = self._handles[FileHandleT(handle)].inode
+        return _OFFSET.pack(await self._seeker.seek(inode, offset, whence))
