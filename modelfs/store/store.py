@@ -47,6 +47,7 @@ from modelfs.store.files.flush import Flusher
 from modelfs.store.files.holes import Holes
 from modelfs.store.files.inode_totals import TOTALS_SINCE
 from modelfs.store.files.inodes import Inodes
+from modelfs.store.files.map_edits import MapEdits
 from modelfs.store.files.namespace import Namespace
 from modelfs.store.files.orphans import Orphans
 from modelfs.store.files.staged_at_rest import (
@@ -114,6 +115,7 @@ class Store:
     writes: Writes
     holes: Holes
     flusher: Flusher
+    edits: MapEdits
     orphans: Orphans
     # Statistics.
     inventory: Inventory
@@ -238,6 +240,7 @@ class Store:
         self.writes = Writes(self.contents, self.staging)
         self.holes = Holes(self.contents, self.staging, self.maps, extents.complete_maps)
         self.flusher = Flusher(index, self.inodes, self.maps, self.staging, self.namespace.path_of)
+        self.edits = MapEdits(index, self.contents, self.maps, self.flusher)
         self.orphans = Orphans(index, self.inodes, self.maps, self.staging)
         self.inventory = Inventory(
             self.directory, index, self.counters, self.cache, self.inodes, self.staging

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Final
 
 import pytest
@@ -17,10 +17,13 @@ from pyfuse3 import FileNameT, InodeT, XAttrNameT
 from modelfs.errors import StoreFull
 from modelfs.fs.background import optimize as background_optimize
 from modelfs.fs.commands import Commands, Json
+from modelfs.fs.requests.allocator import PUNCH_HOLE, Allocator
+from modelfs.fs.requests.changes import Changes
 from modelfs.fs.requests.seeker import Seeker
 from modelfs.fs.watchdog import STEP_SECONDS, TaskStep, Watchdog
 from modelfs.jobs.ingest.apply import Applier
 from modelfs.jobs.steps import pausing
+from modelfs.store.disk.allocation import KEEP_SIZE
 from modelfs.store.disk.space import Space
 from modelfs.store.files.inode_totals import add_to_totals
 from modelfs.store.files.staged_file import StagedFile
@@ -281,30 +284,50 @@ async def test_attributes(served: Served, steps: Steps) -> None:
     assert steps.long == []
 
 
-async def test_a_search_for_a_hole(served: Served, steps: Steps) -> None:
-    """A hole behind many extents is found in many steps."""
+@pytest.fixture
+async def of_bytes(served: Served) -> AsyncIterator[InodeNumber]:
+    """A file with `ROWS` extents of one byte, and a hole of as many bytes behind them."""
     inode = await served.chunked(b"file", noise(CHUNK))
     store = served.store
     (extent,) = store.maps.within(inode, 0, CHUNK)
-    rows = [Extent(at, extent.chunk, 0, 1) for at in range(CHUNK, CHUNK + ROWS)]
     node = store.inodes.get(inode)
     with store.index.change():
-        for row in rows:
-            store.index.put(Table.EXTENTS, pair_key(inode, row.start), row.to_bytes())
+        for at in range(CHUNK, CHUNK + ROWS):
+            row = Extent(at, extent.chunk, 0, 1)
+            store.index.put(Table.EXTENTS, pair_key(inode, at), row.to_bytes())
         store.inodes.put(dataclasses.replace(node, size=CHUNK + 2 * ROWS))
+        store.chunks.add_refs(extent.chunk, ROWS, ROWS)
         add_to_totals(store.index, inode, mapped=ROWS)
     await trio.lowlevel.checkpoint()
+    yield inode
+    await served.operations.unlink(TOP, FileNameT(b"file"), ASKED)
+    await served.operations.forget([(InodeT(inode), 1)])
+    await served.background.gc.remove_orphans()
+
+
+async def test_a_search_for_a_hole(served: Served, steps: Steps, of_bytes: InodeNumber) -> None:
+    """A hole behind many extents is found in many steps."""
     steps.long.clear()
-    seeker = Seeker(store, served.handles)
-    assert await seeker.seek(inode, 5, os.SEEK_HOLE) == CHUNK + ROWS
-    assert await seeker.seek(inode, CHUNK + 5, os.SEEK_DATA) == CHUNK + 5
+    seeker = Seeker(served.store, served.handles)
+    assert await seeker.seek(of_bytes, 5, os.SEEK_HOLE) == CHUNK + ROWS
+    assert await seeker.seek(of_bytes, CHUNK + 5, os.SEEK_DATA) == CHUNK + 5
     await trio.lowlevel.checkpoint()
     assert steps.long == []
-    with store.index.change():
-        for row in rows:
-            store.index.delete(Table.EXTENTS, pair_key(inode, row.start))
-        store.inodes.put(node)
-        add_to_totals(store.index, inode, mapped=-ROWS)
+
+
+async def test_a_hole_in_place_of_many_extents(
+    served: Served, steps: Steps, of_bytes: InodeNumber
+) -> None:
+    """Many extents are removed in many steps, and a search passes over their place."""
+    steps.long.clear()
+    store = served.store
+    changes = Changes(store.space, served.background, commits_names=False)
+    allocator = Allocator(store, served.background, changes)
+    await allocator.allocate(of_bytes, 5, CHUNK + ROWS - 5, PUNCH_HOLE | KEEP_SIZE, 1)
+    seeker = Seeker(store, served.handles)
+    assert await seeker.seek(of_bytes, 5, os.SEEK_DATA) == CHUNK + ROWS - 5
+    await trio.lowlevel.checkpoint()
+    assert steps.long == []
 
 
 async def test_a_listing_behind_removed_names(

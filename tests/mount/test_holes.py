@@ -1,6 +1,5 @@
 """Data and holes of files on a mount, beside those of the disk."""
 
-import errno
 import os
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from random import Random
 
 import pytest
 
+from tests.support.file_data import data_of
 from tests.support.mounts import Mount, run, with_session_io
 from tests.support.stores import noise
 
@@ -22,32 +22,6 @@ with open(sys.argv[1], "r+b") as file, mmap.mmap(file.fileno(), 0) as pages:
     print("written", flush=True)
     sys.stdin.read()
 """
-
-
-def next_data(fd: int, offset: int) -> int | None:
-    try:
-        return os.lseek(fd, offset, os.SEEK_DATA)
-    except OSError as exc:
-        if exc.errno != errno.ENXIO:
-            raise
-    return None
-
-
-def data_of(path: Path) -> list[tuple[int, int]]:
-    """Return the ranges of data of a file."""
-    found: list[tuple[int, int]] = []
-    fd = os.open(path, os.O_RDONLY)
-    at = 0
-    try:
-        while at < (size := os.fstat(fd).st_size):
-            if (start := next_data(fd, at)) is None:
-                break
-            at = os.lseek(fd, start, os.SEEK_HOLE)
-            assert start < at <= size
-            found.append((start, at))
-    finally:
-        os.close(fd)
-    return found
 
 
 def write_blocks(path: Path, random: Random, count: int) -> None:

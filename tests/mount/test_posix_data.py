@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.mounts import Mount, run_python
-from tests.support.syscalls import aligned, fallocate
+from tests.support.syscalls import aligned
 
 pytestmark = pytest.mark.mount
 
@@ -148,29 +148,12 @@ def test_mapping_over_stored_bytes(stored: Path, shared_mount: Mount) -> None:
     assert stored.read_bytes() == CONTENT[:1_048_570] + b"0123456789" + CONTENT[1_048_580:]
 
 
-def test_fallocate_is_not_supported(here: Path) -> None:
-    """fallocate(2) is EOPNOTSUPP, after which its callers go on without."""
-    with opened(here / "x", os.O_RDWR | os.O_CREAT) as fd:
-        with pytest.raises(OSError) as failure:  # noqa: PT011 - its errno is checked below
-            fallocate(fd, 0, 0, 1000)
-        assert failure.value.errno == errno.EOPNOTSUPP
-        assert os.fstat(fd).st_size == 0
-
-
 def test_cloning_is_not_supported(here: Path, stored: Path) -> None:
     """FICLONE fails in a way that makes `cp` copy."""
     with opened(stored, os.O_RDONLY) as source, opened(here / "x", os.O_RDWR | os.O_CREAT) as fd:
         with pytest.raises(OSError) as failure:  # noqa: PT011 - its errno is checked below
             fcntl.ioctl(fd, FICLONE, source)
         assert failure.value.errno in {errno.EOPNOTSUPP, errno.ENOTTY, errno.EINVAL}
-
-
-def test_posix_fallocate_is_emulated(here: Path) -> None:
-    """posix_fallocate(3) extends a file with zeros, and keeps its bytes."""
-    with opened(here / "x", os.O_RDWR | os.O_CREAT) as fd:
-        os.write(fd, b"kept")
-        os.posix_fallocate(fd, 0, 100_000)
-    assert (here / "x").read_bytes() == b"kept" + bytes(99_996)
 
 
 def test_copy_file_range(stored: Path, here: Path) -> None:

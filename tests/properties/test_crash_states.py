@@ -105,6 +105,28 @@ def cut(work: Work) -> None:
     work.fsync(b"a")
 
 
+def punch(work: Work) -> None:
+    """Punch holes into staged and ingested files, before and after flushes and commits."""
+    work.create(b"a")
+    work.write(b"a", 0, noise(24_576, 1))
+    work.fsync(b"a")
+    work.punch(b"a", 100, 9000)
+    work.commit()
+    work.ingest(b"a")
+    work.write(b"a", 12_000, noise(100, 2))
+    work.fsync(b"a")
+    work.punch(b"a", 5000, 20_000)
+    work.commit()
+    work.write(b"a", 15_000, noise(100, 3))
+    work.fsync(b"a")
+    work.truncate(b"a", 18_000)
+    work.truncate(b"a", 24_576)
+    with work.interrupted(partial(work.punch, b"a", 0, 4095)):
+        work.commit()
+        work.ingest(b"a")
+    work.fsync(b"a")
+
+
 def ingest(work: Work) -> None:
     """Ingest models that share tensors, early and when they are complete."""
     for name, model in zip((b"a", b"b", b"c"), MODELS, strict=True):
@@ -219,7 +241,7 @@ def cut_durably(work: Work, name: bytes) -> None:
 
 WORKS = {
     work.__name__: work
-    for work in (edit, save, cut, ingest, collect, optimize, bring_together, beside)
+    for work in (edit, save, cut, punch, ingest, collect, optimize, bring_together, beside)
 }
 
 

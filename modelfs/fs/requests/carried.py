@@ -17,11 +17,12 @@ from pyfuse3 import FileHandleT, RequestContext
 
 from modelfs.fs.handles import Handles
 from modelfs.fs.host import session_io
+from modelfs.fs.requests.allocator import Allocator
 from modelfs.fs.requests.boundary import replies
 from modelfs.fs.requests.seeker import Seeker
-from modelfs.store.store import Store
 
 _LSEEK: Final = struct.Struct("=QQI")  # handle, offset, whence
+_FALLOCATE: Final = struct.Struct("=QQQI")  # handle, offset, length, mode
 _OFFSET: Final = struct.Struct("=Q")
 
 Handler = Callable[[bytes, RequestContext], Awaitable[bytes]]
@@ -30,11 +31,15 @@ Handler = Callable[[bytes, RequestContext], Awaitable[bytes]]
 class CarriedRequests:
     """The handlers, by opcode."""
 
-    def __init__(self, store: Store, handles: Handles) -> None:
+    def __init__(self, handles: Handles, seeker: Seeker, allocator: Allocator) -> None:
         """Make the handlers; the requests come from now on."""
         self._handles = handles
-        self._seeker = Seeker(store, handles)
-        self._handlers: dict[int, Handler] = {session_io.LSEEK: self.lseek}
+        self._seeker = seeker
+        self._allocator = allocator
+        self._handlers: dict[int, Handler] = {
+            session_io.LSEEK: self.lseek,
+            session_io.FALLOCATE: self.fallocate,
+        }
         session_io.carry(*self._handlers)
 
     async def answer(self, opcode: int, body: bytes, ctx: RequestContext) -> bytes:
@@ -46,3 +51,10 @@ class CarriedRequests:
         handle, offset, whence = _LSEEK.unpack_from(body)
         inode = self._handles[FileHandleT(handle)].inode
         return _OFFSET.pack(await self._seeker.seek(inode, offset, whence))
+
+    @replies
+    async def fallocate(self, body: bytes, ctx: RequestContext) -> bytes:
+        handle, start, length, mode = _FALLOCATE.unpack_from(body)
+        inode = self._handles[FileHandleT(handle)].inode
+        await self._allocator.allocate(inode, start, start + length, mode, ctx.pid)
+        return b""

@@ -51,6 +51,7 @@ from modelfs.errors import (
 from modelfs.fs.background.scheduler import Scheduler
 from modelfs.fs.handles import Handles
 from modelfs.fs.host import session_io
+from modelfs.fs.requests.allocator import Allocator
 from modelfs.fs.requests.attributes import (
     attributes_of,
     change_of,
@@ -67,6 +68,7 @@ from modelfs.fs.requests.passthrough import Passthrough
 from modelfs.fs.requests.privileges import CAPABILITIES, SET_ID, Privileges
 from modelfs.fs.requests.readdir import READDIR_PAGE, entries
 from modelfs.fs.requests.reader import Reader
+from modelfs.fs.requests.seeker import Seeker
 from modelfs.fs.requests.truncater import Truncater
 from modelfs.fs.requests.writer import Writer
 from modelfs.store.disk.allocation import FULL
@@ -120,7 +122,9 @@ class Operations(pyfuse3.Operations):
             store, handles, self.passthrough, background.ingest, background.mapped_pages
         )
         self.lookups = Lookups(store, background.gc.add_orphan)
-        self.carried = CarriedRequests(store, handles)
+        self.carried = CarriedRequests(
+            handles, Seeker(store, handles), Allocator(store, background, self._changes)
+        )
         self.begun = trio.Event()  # set when the kernel is about to send requests
 
     def init(self) -> None:

@@ -15,6 +15,7 @@ import trio
 
 from modelfs.errors import InvalidArgument, PastData
 from modelfs.fs.handles import Handles
+from modelfs.store.disk.calls import drive_async
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 
@@ -49,16 +50,11 @@ class Seeker:
         if not self._holes.are_known(inode):
             await trio.to_thread.run_sync(self._holes.check, inode)
         if whence == os.SEEK_HOLE:
-            return await self._hole(inode, offset)
+            return await drive_async(self._holes.next_hole(inode, offset), _pause)
         if (found := self._holes.next_data(inode, offset)) is None:
             raise PastData(f"no data from offset {offset} on")
         return found
 
-    async def _hole(self, inode: InodeNumber, offset: int) -> int:
-        search = self._holes.next_hole(inode, offset)
-        while True:
-            try:
-                next(search)
-            except StopIteration as end:
-                return int(end.value)
-            await trio.lowlevel.checkpoint()
+
+async def _pause(_: None) -> None:
+    await trio.lowlevel.checkpoint()

@@ -141,11 +141,14 @@ class Applier:
         """Put extents into the map, but not stale ones, whose windows are skipped."""
         file_pass = region.file_pass
         missing: list[Extent | Piece] = [*region.unfinished]
+        is_edited = staged is not None and staged.edits != region.staged.edits
         for extent in extents:
+            # The map may have newer content: see `map_edits`.
             # gc may have removed a dead chunk that this extent was about to revive. The next pass
             # puts the bytes of a stale extent into a chunk again.
             if (
-                file_pass.changed_under(extent, staged)
+                is_edited
+                or file_pass.changed_under(extent, staged)
                 or self._store.chunks.find(extent.chunk) is None
             ):
                 missing.append(extent)

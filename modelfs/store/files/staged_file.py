@@ -42,6 +42,7 @@ class StagedFile:
     dirty: bool = False  # size, times, `map_visible_to` or a window are not durable
     dirty_since: float = 0.0  # monotonic seconds; when it was last clean
     generation: int = 0  # counts flushes, regions and slices of a trim: each voids a running flush
+    edits: int = 0  # counts edits of the map: each voids a running region of ingest
     flushing: "list[Frozen]" = field(default_factory=list)  # the flushes under way
 
     def copy(self) -> "StagedFile":
@@ -118,6 +119,15 @@ class StagedFile:
         self.mtime_ns = later_ns(self.mtime_ns, seen.mtime_ns)
         self.ctime_ns = later_ns(self.ctime_ns, seen.ctime_ns)
         self._note_change()
+
+    def replaced(self, start: int, stop: int) -> None:
+        """Note that a range has other mapped content now, or none; drop its staged bytes."""
+        for window in self.windows.values():
+            low, high = max(start, window.start), min(stop, window.start + WINDOW)
+            if next(window.ranges.within(low, high), None) is not None:
+                window.remove(low, high)
+        self.edits += 1
+        self.touch()
 
     def touch(self) -> None:
         """Note a change of the content that is not durable, and its time."""

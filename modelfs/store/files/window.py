@@ -107,11 +107,15 @@ class Window:
 
     def cut(self, size: int) -> None:
         """Drop the bytes from `size` on, because the file was truncated."""
+        self.remove(size, self.start + WINDOW)
+
+    def remove(self, start: int, stop: int) -> None:
+        """Drop the bytes of a range, because it has other content now, or none."""
         self.version += 1
         before = self.ranges.size
-        self.ranges.remove(size, self.start + WINDOW)
+        self.ranges.remove(start, stop)
         self._count(self.ranges.size - before)
-        self.file.cut(size - self.origin, self.start + WINDOW - self.origin)
+        self.file.cut(start - self.origin, stop - self.origin)
         self.dirty = True
 
     def replace(self, ranges: RangeSet) -> None:

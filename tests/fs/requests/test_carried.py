@@ -52,6 +52,18 @@ async def test_lseek(served: Served, kernel: Kernel) -> None:
         await kernel.lseek(info.fh + 1, 0, os.SEEK_DATA)
 
 
+async def test_fallocate(served: Served, kernel: Kernel) -> None:
+    """FALLOCATE has a handle, an offset, a length and a mode, and gets an empty reply."""
+    inode, handle = await served.created(b"f", b"x" * CHUNK)
+    layout = "=QQQI4x"
+    assert await kernel.ask(session_io.FALLOCATE, layout, handle, 100, 2 * CHUNK, 0) == b""
+    assert served.store.contents.node(inode).size == 100 + 2 * CHUNK
+    assert await kernel.ask(session_io.FALLOCATE, layout, handle, 5, 10, 3) == b""
+    assert served.store.contents.read(inode, 4, 12) == b"x" + bytes(10) + b"x"
+    with refused(errno.EOPNOTSUPP):
+        await kernel.ask(session_io.FALLOCATE, layout, handle, 0, CHUNK, 8)
+
+
 async def test_an_attribute_with_the_name_of_the_carrier(served: Served, kernel: Kernel) -> None:
     """Without a carried request it is an attribute, of a kind that no file has."""
     with refused(errno.EOPNOTSUPP):

@@ -28,6 +28,12 @@ class File:
     def truncate(self, size: int) -> None:
         self.states.append(self.content[:size].ljust(size, b"\0"))
 
+    def punch(self, start: int, stop: int) -> None:
+        """Make a range zeros, up to the end."""
+        stop = min(stop, len(self.content))
+        if start < stop:
+            self.write(start, bytes(stop - start))
+
     def check_recovered(self, found: bytes) -> None:
         """Assert that a crash may leave this content."""
         check_mixed(found, self.states[self.durable :])

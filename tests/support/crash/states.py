@@ -21,6 +21,7 @@ import pytest
 
 from modelfs.jobs.check.fsck import check
 from modelfs.store import recovery
+from modelfs.store.files import map_edits
 from modelfs.store.index.tables import ROOT
 from modelfs.store.packs import pack
 from modelfs.store.store import Store
@@ -90,8 +91,9 @@ def folder_in_memory() -> Iterator[Path]:
 
 
 def small_units(patch: pytest.MonkeyPatch) -> None:
-    """Make windows and packs small, so that little work needs many."""
+    """Make windows, packs and slices small, so that little work needs many."""
     small_windows(patch, WINDOW)
+    patch.setattr(map_edits, "EDIT_SLICE", 2)
     for module in (pack, recovery):
         patch.setattr(module, "PACK_SIZE", PACK)
 
@@ -275,7 +277,7 @@ def _interrupt(work: Work, random: Random) -> None:
 
 
 def _change(work: Work, name: bytes, random: Random) -> None:
-    match random.randrange(7):
+    match random.randrange(8):
         case 0 | 1:
             data = noise(random.choice(SIZES), random.randrange(4))
             work.write(name, random.choice(EDGES), data)
@@ -284,7 +286,9 @@ def _change(work: Work, name: bytes, random: Random) -> None:
         case 3 | 4:
             work.truncate(name, 0)
             work.write(name, 0, random.choice(MODELS + FAMILY))
-        case 5 if b"new" not in work.files:
+        case 5:
+            work.punch(name, *sorted(random.choices(EDGES, k=2)))
+        case 6 if b"new" not in work.files:
             work.save_over(name, random.choice(MODELS + FAMILY))
         case _:
             work.unlink(name, is_open=random.random() >= 0.7)

@@ -163,6 +163,16 @@ class Work:
         self._promise(*self._commits)
         self.store.writes.truncate(file.inode, size)
 
+    def punch(self, name: bytes, start: int, stop: int) -> None:
+        """Make a range a hole; each slice is a state of the file."""
+        file = self.files[name]
+        while start < (end := min(stop, len(file.content))):
+            end = self.store.edits.end_of_slice(file.inode, start, end)
+            file.punch(start, end)
+            self._promise(*self._commits)
+            drain(self.store.edits.punch(file.inode, start, end))
+            start = end
+
     def flush(self, name: bytes) -> None:
         file = self.files[name]
         state = len(file.states) - 1

@@ -1,0 +1,260 @@
+"""Edits of maps, compared with the bytes of the file, beside ingest, and over a crash."""
+
+from collections.abc import Callable, Iterator
+from random import Random
+from typing import Final
+
+import pytest
+
+from modelfs.jobs.ingest.apply import Applier
+from modelfs.jobs.ingest.passes import Pass
+from modelfs.jobs.ingest.worker import Worker
+from modelfs.store.files import map_edits
+from modelfs.store.files.filemap import FileMaps
+from modelfs.store.index.ranges import RangeSet
+from modelfs.store.index.records import Extent
+from modelfs.store.index.tables import InodeNumber
+from modelfs.store.store import Store
+from tests.support.file_maps import cut_into_bytes, data_of
+from tests.support.run_jobs import drain, ingest_all, ingest_file
+from tests.support.stores import (
+    CHUNK,
+    Box,
+    content_of,
+    durable,
+    model_of,
+    new_file,
+    noise,
+    pending_files,
+    stored_file,
+)
+
+EDGES: Final = [0, *(CHUNK * number + more for number in range(1, 9) for more in (-1, 0, 700))]
+DATA: Final = noise(6 * CHUNK)
+HOLE: Final = (700, 3 * CHUNK + 5)
+PUNCHED: Final = DATA[: HOLE[0]] + bytes(HOLE[1] - HOLE[0]) + DATA[HOLE[1] :]
+
+
+def punch(store: Store, inode: InodeNumber, start: int, stop: int) -> None:
+    drain(store.edits.punch(inode, start, stop))
+
+
+class Model:
+    """A file's bytes, and which of them are data."""
+
+    def __init__(self) -> None:
+        self.content = b""
+        self.data = RangeSet()
+
+    def write(self, offset: int, data: bytes) -> None:
+        stop = offset + len(data)
+        content = self.content.ljust(stop, b"\0")
+        self.content = content[:offset] + data + content[stop:]
+        self.data.add(offset, stop)
+
+    def truncate(self, size: int) -> None:
+        self.data.remove(size, len(self.content))
+        self.content = self.content[:size].ljust(size, b"\0")
+
+    def punch(self, start: int, stop: int) -> None:
+        stop = min(stop, len(self.content))
+        if start < stop:
+            self.content = self.content[:start] + bytes(stop - start) + self.content[stop:]
+            self.data.remove(start, stop)
+
+
+@pytest.mark.usefixtures("windows")
+@pytest.mark.parametrize("seed", range(6))
+def test_punched_files(box: Box, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A punched range is a hole, and reads as zeros, and all other bytes stay."""
+    monkeypatch.setattr(map_edits, "EDIT_SLICE", 2)
+    random = Random(seed)
+    model = Model()
+    inode = new_file(box.store, b"f")
+    for _ in range(80):
+        store, offset, other = box.store, random.choice(EDGES), random.choice(EDGES)
+        match random.randrange(9):
+            case 0 | 1:
+                data = noise(random.choice((1, 700, 2 * CHUNK)), offset)
+                store.writes.write(inode, offset, data)
+                model.write(offset, data)
+            case 2:
+                store.writes.truncate(inode, offset)
+                model.truncate(offset)
+            case 3 | 4 | 5:
+                punch(store, inode, min(offset, other), max(offset, other))
+                model.punch(min(offset, other), max(offset, other))
+            case 6:
+                ingest_file(store, inode)
+            case 7:
+                durable(store, inode)
+            case _:
+                box.reopen()
+        assert content_of(box.store, inode) == model.content
+        assert data_of(box.store, inode) == model.data
+    ingest_all(box.store)
+    assert content_of(box.store, inode) == model.content
+    assert data_of(box.store, inode) == model.data
+    assert pending_files(box.store) == []
+
+
+def test_a_slice_has_few_extents(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A range of many extents is punched in slices, and no slice removes more than its share."""
+    inode = stored_file(opened, b"f", DATA[:1000])
+    cut_into_bytes(opened, inode, 0, 1000)
+    sizes: list[int] = []
+    replace = opened.maps.replace
+
+    def replacing(inode: InodeNumber, start: int, stop: int, new: list[Extent]) -> None:
+        sizes.append(len([*opened.maps.overlapping(inode, start, stop)]))
+        replace(inode, start, stop, new)
+
+    monkeypatch.setattr(opened.maps, "replace", replacing)
+    punch(opened, inode, 10, 990)
+    assert sizes == [100] * 9 + [80]
+    assert content_of(opened, inode) == DATA[:10] + bytes(980) + DATA[990:1000]
+
+
+def test_a_range_without_extents(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is mapped, or all is hidden, a punch makes no change of the index."""
+    inode = stored_file(opened, b"f", DATA)
+    opened.writes.truncate(inode, CHUNK)
+    opened.writes.truncate(inode, 6 * CHUNK)
+    opened.writes.write(inode, 2 * CHUNK, DATA[:CHUNK])
+    monkeypatch.setattr(opened.maps, "replace", None)
+    punch(opened, inode, CHUNK, 5 * CHUNK)
+    assert content_of(opened, inode) == DATA[:CHUNK] + bytes(5 * CHUNK)
+    punch(opened, inode, 7 * CHUNK, 10**15)
+    assert opened.contents.node(inode).size == 6 * CHUNK
+
+
+# -- a crash
+
+
+def test_a_crash_after_a_punch(box: Box) -> None:
+    """Before a flush, bytes that a staging file has durably may come back, and no others."""
+    inode = stored_file(box.store, b"f", DATA)
+    box.store.writes.write(inode, 2 * CHUNK, b"staged")
+    durable(box.store, inode)
+    punch(box.store, inode, *HOLE)
+    box.store.commit()
+    content = content_of(box.crash(), inode)
+    assert content == PUNCHED[: 2 * CHUNK] + b"staged" + PUNCHED[2 * CHUNK + 6 :]
+
+
+def test_a_crash_after_an_fsync(box: Box) -> None:
+    """After a flush and a commit, a punched range is a hole for good."""
+    inode = stored_file(box.store, b"f", DATA)
+    box.store.writes.write(inode, 2 * CHUNK, b"staged")
+    durable(box.store, inode)
+    punch(box.store, inode, *HOLE)
+    durable(box.store, inode)
+    assert content_of(box.crash(), inode) == PUNCHED
+    assert pending_files(box.store) == [inode]
+
+
+def test_a_crash_before_a_commit(box: Box) -> None:
+    """Without a commit nothing has happened."""
+    inode = stored_file(box.store, b"f", DATA)
+    punch(box.store, inode, *HOLE)
+    box.store.flush(inode)
+    assert content_of(box.crash(), inode) == DATA
+
+
+def test_a_crash_after_a_truncation(box: Box) -> None:
+    """A truncation that was not durable is, once a commit has an edit that came after it."""
+    inode = stored_file(box.store, b"f", DATA)
+    box.store.writes.truncate(inode, 5 * CHUNK)
+    box.store.writes.truncate(inode, 6 * CHUNK)
+    punch(box.store, inode, *HOLE)
+    box.store.commit()
+    assert content_of(box.crash(), inode) == PUNCHED[: 5 * CHUNK]
+
+
+# -- ingest
+
+
+def begun(store: Store, inode: InodeNumber) -> tuple[Pass, Callable[[], None]]:
+    """Begin a pass over a file, and work on its region; return the pass, and the end of it."""
+    applier, worker = Applier(store), Worker(store)
+    applier.request(inode)
+    file_pass = applier.begin_pass(inode, complete=True)
+    region = applier.next_region(file_pass)
+    assert region is not None
+    with store.writing() as writer:
+        _, written = worker.work([region], writer)
+
+    def end() -> None:
+        drain(store.publish(written))
+        drain(applier.apply(region))
+        assert applier.next_region(file_pass) is None
+        drain(applier.apply_rows(file_pass))
+        applier.end_pass(file_pass)
+
+    return file_pass, end
+
+
+@pytest.mark.parametrize("staged", [False, True])
+def test_ingest_does_not_undo_a_punch(opened: Store, *, staged: bool) -> None:
+    """Extents that were made before an edit are not applied, and the file gets another pass."""
+    inode = new_file(opened, b"f", DATA)
+    if not staged:
+        ingest_file(opened, inode)
+        with opened.index.change():  # extents of another cut, all of which are to be replaced
+            shifted = halves(opened.maps, inode)
+            opened.maps.replace(inode, 0, len(DATA), shifted)
+        opened.writes.write(inode, 0, DATA[:1])
+    _, end = begun(opened, inode)
+    punch(opened, inode, *HOLE)
+    end()
+    assert content_of(opened, inode) == PUNCHED
+    assert pending_files(opened) == [inode]
+    ingest_all(opened)
+    assert content_of(opened, inode) == PUNCHED
+    assert pending_files(opened) == []
+
+
+def halves(maps: FileMaps, inode: InodeNumber) -> list[Extent]:
+    """Return a file's extents, each in two halves."""
+
+    def parts() -> Iterator[Extent]:
+        for extent in maps.within(inode, 0, len(DATA)):
+            middle = extent.start + extent.length // 2
+            yield extent.part(extent.start, middle)
+            yield extent.part(middle, extent.stop)
+
+    return [*parts()]
+
+
+def test_an_edit_before_a_pass(opened: Store) -> None:
+    """A pass that begins after an edit applies its extents."""
+    inode = new_file(opened, b"f", DATA)
+    punch(opened, inode, *HOLE)
+    _, end = begun(opened, inode)
+    end()
+    assert opened.staging.find(inode) is None
+    assert content_of(opened, inode) == PUNCHED
+
+
+def test_the_tensors_of_a_punched_model(opened: Store) -> None:
+    """A model whose header becomes a hole has no tensors any more."""
+    inode = stored_file(opened, b"f", model_of(noise(5000, 1), noise(300, 2)))
+    assert opened.inodes.get(inode).tensor_rows == 2
+    punch(opened, inode, 0, 8)
+    assert opened.inventory.requested() == [inode]
+    ingest_all(opened)
+    assert opened.inodes.get(inode).tensor_rows == 0
+
+
+def test_a_punch_during_a_flush(box: Box) -> None:
+    """A flush that began before a punch of mapped bytes begins again, and has the punch."""
+    inode = stored_file(box.store, b"f", DATA)
+    box.store.writes.write(inode, 2 * CHUNK, b"staged")
+    flushing = box.store.flusher.flush(inode)
+    sync = next(flushing)
+    punch(box.store, inode, *HOLE)
+    sync()
+    for again in flushing:
+        again()
+    box.store.commit()
+    assert content_of(box.crash(), inode) == PUNCHED
