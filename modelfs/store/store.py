@@ -39,6 +39,7 @@ from modelfs.store.disk.directory import Directory
 from modelfs.store.disk.space import Space
 from modelfs.store.exclusion import WriterExclusion, lock_out_writers
 from modelfs.store.files.attributes import Attributes
+from modelfs.store.files.clones import Clones
 from modelfs.store.files.content import Contents
 from modelfs.store.files.dentries import Dentries
 from modelfs.store.files.extent_cache import ExtentCache
@@ -116,6 +117,7 @@ class Store:
     holes: Holes
     flusher: Flusher
     edits: MapEdits
+    clones: Clones
     orphans: Orphans
     # Statistics.
     inventory: Inventory
@@ -241,6 +243,7 @@ class Store:
         self.holes = Holes(self.contents, self.staging, self.maps, extents.complete_maps)
         self.flusher = Flusher(index, self.inodes, self.maps, self.staging, self.namespace.path_of)
         self.edits = MapEdits(index, self.contents, self.maps, self.flusher)
+        self.clones = Clones(self.contents, self.staging, self.maps, self.flusher, self.edits)
         self.orphans = Orphans(index, self.inodes, self.maps, self.staging)
         self.inventory = Inventory(
             self.directory, index, self.counters, self.cache, self.inodes, self.staging

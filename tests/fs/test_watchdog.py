@@ -19,6 +19,7 @@ from modelfs.fs.background import optimize as background_optimize
 from modelfs.fs.commands import Commands, Json
 from modelfs.fs.requests.allocator import PUNCH_HOLE, Allocator
 from modelfs.fs.requests.changes import Changes
+from modelfs.fs.requests.copier import Copier
 from modelfs.fs.requests.seeker import Seeker
 from modelfs.fs.watchdog import STEP_SECONDS, TaskStep, Watchdog
 from modelfs.jobs.ingest.apply import Applier
@@ -328,6 +329,28 @@ async def test_a_hole_in_place_of_many_extents(
     assert await seeker.seek(of_bytes, 5, os.SEEK_DATA) == CHUNK + ROWS - 5
     await trio.lowlevel.checkpoint()
     assert steps.long == []
+
+
+async def test_a_copy_of_many_extents(served: Served, steps: Steps, of_bytes: InodeNumber) -> None:
+    """Many extents are cloned in many steps, and one request clones some of them."""
+    steps.long.clear()
+    store = served.store
+    changes = Changes(store.space, served.background, commits_names=False)
+    copier = Copier(store, served.handles, served.background, changes, served.operations.write)
+    source = served.handles.open(of_bytes, writable=False)
+    inode, target = await served.created(b"copy")
+    at = requests = 0
+    while size := await copier.copy((source, at), (target, at), 1 << 30, 1):
+        at, requests = at + size, requests + 1
+    await trio.lowlevel.checkpoint()
+    assert steps.long == []
+    assert at == CHUNK + 2 * ROWS
+    assert requests > 1
+    assert store.contents.read(inode, CHUNK - 10, 30) == store.contents.read(
+        of_bytes, CHUNK - 10, 30
+    )
+    await served.operations.release(target)
+    await served.operations.release(source)
 
 
 async def test_a_listing_behind_removed_names(

@@ -1,5 +1,6 @@
 """Random changes of files' content, on a mount and on the disk beside it."""
 
+import errno
 import mmap
 import os
 from collections.abc import Iterator
@@ -66,8 +67,9 @@ class Folders:
 
     def change(self) -> None:
         """Change the content of a file."""
-        with self.opened(self.random.choice(NAMES)) as fds:
-            match self.random.randrange(8):
+        name = self.random.choice(NAMES)
+        with self.opened(name) as fds:
+            match self.random.randrange(11):
                 case 0 | 1 | 2:
                     data, at = noise(self.size(), self.random.randrange(9)), self.offset()
                     for fd in fds:
@@ -78,10 +80,29 @@ class Folders:
                         os.ftruncate(fd, size)
                 case 4:
                     self._write_mapped(fds)
+                case 5 | 6 | 7:
+                    self._copy(name, fds)
                 case _:
                     mode, at, size = self.random.choice(MODES), self.offset(), self.size()
                     for fd in fds:
                         fallocate(fd, mode, at, size)
+
+    def _copy(self, name: str, targets: list[int]) -> None:
+        """Copy a range of any file, or of the same, to any place."""
+        source, start, at = self.random.choice(NAMES), self.offset(), self.offset()
+        size = self.random.choice((self.size(), self.size(), 3 << 20)) // self.unit * self.unit
+        with self.opened(source) as fds:
+            size = min(size, os.fstat(fds[0]).st_size - start)
+            if name == source and start < at + size and at < start + size:
+                for fd, target in zip(fds, targets, strict=True):
+                    with pytest.raises(OSError, match=rf"\[Errno {errno.EINVAL}\]"):
+                        os.copy_file_range(fd, target, size, start, at)
+            elif size > 0:
+                if self.unit < 4096:
+                    copy(fds[0], targets[0], start, size, at)
+                else:
+                    copy_sparse(self.folders[0] / source, targets[0], start, size, at)
+                copy(fds[1], targets[1], start, size, at)
 
     def _write_mapped(self, fds: list[int]) -> None:
         size = os.fstat(fds[0]).st_size
@@ -101,6 +122,29 @@ class Folders:
                 assert data_of(mounted) == data_of(plain), name
             assert mounted.read_bytes() == plain.read_bytes(), name
             assert mounted.stat().st_size == plain.stat().st_size
+
+
+def copy(source: int, target: int, start: int, size: int, at: int) -> None:
+    while size > 0:
+        copied = os.copy_file_range(source, target, size, start, at)
+        assert copied > 0
+        start, at, size = start + copied, at + copied, size - copied
+
+
+def copy_sparse(source: Path, target: int, start: int, size: int, at: int) -> None:
+    """Copy a range with its holes, of which the disk's own copy makes data."""
+    forget_pages(source)
+    data = [
+        (max(low, start), min(high, start + size))
+        for low, high in data_of(source)
+        if low < start + size and high > start
+    ]
+    content = source.read_bytes()
+    if os.fstat(target).st_size < at + size:
+        os.ftruncate(target, at + size)
+    fallocate(target, PUNCH_HOLE | KEEP_SIZE, at, size)
+    for low, high in data:
+        os.pwrite(target, content[low:high], at + low - start)
 
 
 def forget_pages(path: Path) -> None:

@@ -127,6 +127,33 @@ def punch(work: Work) -> None:
     work.fsync(b"a")
 
 
+def clone(work: Work) -> None:
+    """Clone ranges of files, over staged and stored bytes, before and after flushes and commits."""
+    for number, name in enumerate((b"a", b"b", b"c")):
+        work.create(name)
+        work.write(name, 0, noise(24_576, number))
+    work.ingest(b"a")
+    work.fsync(b"b")
+    work.clone(b"a", 100, b"b", 5000, 9000)
+    work.commit()
+    work.fsync(b"b")
+    work.create(b"d")
+    work.clone(b"a", 0, b"d", 0, 24_576)
+    work.commit()
+    work.write(b"d", 8000, noise(100, 5))
+    work.ingest(b"d")
+    work.commit()
+    work.truncate(b"b", 9000)
+    work.clone(b"d", 0, b"b", 4095, 20_000)
+    work.commit()
+    with work.interrupted(partial(work.clone, b"a", 0, b"c", 12_000, 20_000)):
+        work.ingest(b"c")
+        work.commit()
+    work.unlink(b"a")
+    work.collect()
+    work.fsync(b"c")
+
+
 def ingest(work: Work) -> None:
     """Ingest models that share tensors, early and when they are complete."""
     for name, model in zip((b"a", b"b", b"c"), MODELS, strict=True):
@@ -241,7 +268,7 @@ def cut_durably(work: Work, name: bytes) -> None:
 
 WORKS = {
     work.__name__: work
-    for work in (edit, save, cut, punch, ingest, collect, optimize, bring_together, beside)
+    for work in (edit, save, cut, punch, clone, ingest, collect, optimize, bring_together, beside)
 }
 
 

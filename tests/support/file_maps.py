@@ -1,4 +1,4 @@
-"""Maps of files: their data, and maps of many extents."""
+"""Maps of files: their data, maps of many extents, and bytes to compare them with."""
 
 from modelfs.store.files.overlay import overlay
 from modelfs.store.index.ranges import RangeSet
@@ -26,3 +26,40 @@ def cut_into_bytes(store: Store, inode: InodeNumber, start: int, stop: int) -> N
         for at in range(start, stop):
             part = Extent(at, old.chunk, old.skip + at - old.start, 1)
             store.maps.replace(inode, at, at + 1, [part])
+
+
+class ByteModel:
+    """A file's bytes, and which of them are data."""
+
+    def __init__(self) -> None:
+        self.content = b""
+        self.data = RangeSet()
+
+    def write(self, offset: int, data: bytes) -> None:
+        stop = offset + len(data)
+        content = self.content.ljust(stop, b"\0")
+        self.content = content[:offset] + data + content[stop:]
+        self.data.add(offset, stop)
+
+    def truncate(self, size: int) -> None:
+        self.data.remove(size, len(self.content))
+        self.content = self.content[:size].ljust(size, b"\0")
+
+    def punch(self, start: int, stop: int) -> None:
+        stop = min(stop, len(self.content))
+        if start < stop:
+            self.content = self.content[:start] + bytes(stop - start) + self.content[stop:]
+            self.data.remove(start, stop)
+
+    def copy(self, source: "ByteModel", start: int, size: int, at: int) -> None:
+        """Copy a range of another file, with its holes."""
+        if not size:
+            return
+        data = [
+            (low - start + at, high - start + at)
+            for low, high in source.data.within(start, start + size)
+        ]
+        self.write(at, source.content[start : start + size])
+        self.data.remove(at, at + size)
+        for low, high in data:
+            self.data.add(low, high)

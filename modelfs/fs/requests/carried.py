@@ -19,9 +19,13 @@ from modelfs.fs.handles import Handles
 from modelfs.fs.host import session_io
 from modelfs.fs.requests.allocator import Allocator
 from modelfs.fs.requests.boundary import replies
+from modelfs.fs.requests.copier import Copier
 from modelfs.fs.requests.seeker import Seeker
 
 _LSEEK: Final = struct.Struct("=QQI")  # handle, offset, whence
+_COPY: Final = struct.Struct("=QQQQQQ")  # handle, offset, inode, handle, offset, length
+_COPIED: Final = struct.Struct("=II")  # length, padding
+_COPIED_MAX: Final = (1 << 32) - 1
 _FALLOCATE: Final = struct.Struct("=QQQI")  # handle, offset, length, mode
 _OFFSET: Final = struct.Struct("=Q")
 
@@ -31,14 +35,18 @@ Handler = Callable[[bytes, RequestContext], Awaitable[bytes]]
 class CarriedRequests:
     """The handlers, by opcode."""
 
-    def __init__(self, handles: Handles, seeker: Seeker, allocator: Allocator) -> None:
+    def __init__(
+        self, handles: Handles, seeker: Seeker, allocator: Allocator, copier: Copier
+    ) -> None:
         """Make the handlers; the requests come from now on."""
         self._handles = handles
         self._seeker = seeker
         self._allocator = allocator
+        self._copier = copier
         self._handlers: dict[int, Handler] = {
             session_io.LSEEK: self.lseek,
             session_io.FALLOCATE: self.fallocate,
+            session_io.COPY_FILE_RANGE: self.copy_file_range,
         }
         session_io.carry(*self._handlers)
 
@@ -58,3 +66,10 @@ class CarriedRequests:
         inode = self._handles[FileHandleT(handle)].inode
         await self._allocator.allocate(inode, start, start + length, mode, ctx.pid)
         return b""
+
+    @replies
+    async def copy_file_range(self, body: bytes, ctx: RequestContext) -> bytes:
+        handle, start, _, other, at, size = _COPY.unpack_from(body)
+        source, target = (FileHandleT(handle), start), (FileHandleT(other), at)
+        copied = await self._copier.copy(source, target, min(size, _COPIED_MAX), ctx.pid)
+        return _COPIED.pack(copied, 0)

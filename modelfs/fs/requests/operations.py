@@ -11,9 +11,9 @@ The kernel serialises writes and truncations of one file, except for O_TRUNC of 
 permissions (`default_permissions`), keeps locks, and caches names, attributes and pages. A handler
 runs when the kernel's caches have no answer, and for every change.
 
-Example. `cp a b` in a mount: lookup of b finds nothing, create makes an inode, a name and a handle,
-each write of 1 MiB goes to the file's staged bytes, and release, at the close, makes the file due
-for ingest. The kernel keeps the pages, so a later read of b may come to no handler at all.
+Example. `cp a b` into a mount: lookup finds no b, create makes an inode, a name and a handle, each
+write of 1 MiB goes to the file's staged bytes, and release, at the close, makes the file due for
+ingest. The kernel keeps the pages, so a later read of b may come to no handler at all.
 """
 
 import contextlib
@@ -63,6 +63,7 @@ from modelfs.fs.requests.attributes import (
 from modelfs.fs.requests.boundary import replies, silent
 from modelfs.fs.requests.carried import CarriedRequests
 from modelfs.fs.requests.changes import NAME_ROOM, Changes
+from modelfs.fs.requests.copier import Copier
 from modelfs.fs.requests.lookups import Lookups
 from modelfs.fs.requests.passthrough import Passthrough
 from modelfs.fs.requests.privileges import CAPABILITIES, SET_ID, Privileges
@@ -123,7 +124,10 @@ class Operations(pyfuse3.Operations):
         )
         self.lookups = Lookups(store, background.gc.add_orphan)
         self.carried = CarriedRequests(
-            handles, Seeker(store, handles), Allocator(store, background, self._changes)
+            handles,
+            Seeker(store, handles),
+            Allocator(store, background, self._changes),
+            Copier(store, handles, background, self._changes, self.write),
         )
         self.begun = trio.Event()  # set when the kernel is about to send requests
 

@@ -64,6 +64,21 @@ async def test_fallocate(served: Served, kernel: Kernel) -> None:
         await kernel.ask(session_io.FALLOCATE, layout, handle, 0, CHUNK, 8)
 
 
+async def test_copy_file_range(served: Served, kernel: Kernel) -> None:
+    """COPY_FILE_RANGE has two handles with offsets, and a length; the reply has a length."""
+    source = await served.chunked(b"f", noise(CHUNK))
+    info = await served.operations.open(InodeT(source), READ, ASKED)
+    inode, handle = await served.created(b"g", b"x" * 10)
+    fields = info.fh, 5, inode, handle, 3, 1 << 40, 0
+    reply = await kernel.ask(session_io.COPY_FILE_RANGE, "=QQQQQQQ", *fields)
+    assert reply == struct.pack("=II", CHUNK - 5, 0)
+    assert await served.content(inode) == b"xxx" + noise(CHUNK)[5:]
+    fields = info.fh, 5, inode, handle, 3, 0, 0
+    assert await kernel.ask(session_io.COPY_FILE_RANGE, "=QQQQQQQ", *fields) == bytes(8)
+    with refused(errno.EINVAL):
+        await kernel.ask(session_io.COPY_FILE_RANGE, "=QQQQQQQ", handle, 0, inode, handle, 1, 5, 0)
+
+
 async def test_an_attribute_with_the_name_of_the_carrier(served: Served, kernel: Kernel) -> None:
     """Without a carried request it is an attribute, of a kind that no file has."""
     with refused(errno.EOPNOTSUPP):

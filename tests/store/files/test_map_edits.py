@@ -11,11 +11,10 @@ from modelfs.jobs.ingest.passes import Pass
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.store.files import map_edits
 from modelfs.store.files.filemap import FileMaps
-from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
-from tests.support.file_maps import cut_into_bytes, data_of
+from tests.support.file_maps import ByteModel, cut_into_bytes, data_of
 from tests.support.run_jobs import drain, ingest_all, ingest_file
 from tests.support.stores import (
     CHUNK,
@@ -39,37 +38,13 @@ def punch(store: Store, inode: InodeNumber, start: int, stop: int) -> None:
     drain(store.edits.punch(inode, start, stop))
 
 
-class Model:
-    """A file's bytes, and which of them are data."""
-
-    def __init__(self) -> None:
-        self.content = b""
-        self.data = RangeSet()
-
-    def write(self, offset: int, data: bytes) -> None:
-        stop = offset + len(data)
-        content = self.content.ljust(stop, b"\0")
-        self.content = content[:offset] + data + content[stop:]
-        self.data.add(offset, stop)
-
-    def truncate(self, size: int) -> None:
-        self.data.remove(size, len(self.content))
-        self.content = self.content[:size].ljust(size, b"\0")
-
-    def punch(self, start: int, stop: int) -> None:
-        stop = min(stop, len(self.content))
-        if start < stop:
-            self.content = self.content[:start] + bytes(stop - start) + self.content[stop:]
-            self.data.remove(start, stop)
-
-
 @pytest.mark.usefixtures("windows")
 @pytest.mark.parametrize("seed", range(6))
 def test_punched_files(box: Box, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A punched range is a hole, and reads as zeros, and all other bytes stay."""
     monkeypatch.setattr(map_edits, "EDIT_SLICE", 2)
     random = Random(seed)
-    model = Model()
+    model = ByteModel()
     inode = new_file(box.store, b"f")
     for _ in range(80):
         store, offset, other = box.store, random.choice(EDGES), random.choice(EDGES)

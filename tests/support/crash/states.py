@@ -277,7 +277,7 @@ def _interrupt(work: Work, random: Random) -> None:
 
 
 def _change(work: Work, name: bytes, random: Random) -> None:
-    match random.randrange(8):
+    match random.randrange(10):
         case 0 | 1:
             data = noise(random.choice(SIZES), random.randrange(4))
             work.write(name, random.choice(EDGES), data)
@@ -288,10 +288,20 @@ def _change(work: Work, name: bytes, random: Random) -> None:
             work.write(name, 0, random.choice(MODELS + FAMILY))
         case 5:
             work.punch(name, *sorted(random.choices(EDGES, k=2)))
-        case 6 if b"new" not in work.files:
+        case 6 | 7:
+            _clone(work, name, random)
+        case 8 if b"new" not in work.files:
             work.save_over(name, random.choice(MODELS + FAMILY))
         case _:
             work.unlink(name, is_open=random.random() >= 0.7)
+
+
+def _clone(work: Work, name: bytes, random: Random) -> None:
+    source = random.choice([*work.files])
+    start, at, size = random.choice(EDGES), random.choice(EDGES), random.choice(SIZES)
+    if source == name:
+        size = min(size, abs(start - at))
+    work.clone(source, start, name, at, size)
 
 
 def _keep(work: Work, name: bytes, random: Random) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from modelfs.jobs.ingest.apply import Applier
 from modelfs.jobs.ingest.worker import Worker
-from modelfs.store.disk.calls import Call, Calls
+from modelfs.store.disk.calls import Call, Calls, drive
 from modelfs.store.files.staging import Staging
 from modelfs.store.index.tables import ROOT, InodeNumber
 from modelfs.store.store import Store
@@ -172,6 +172,18 @@ class Work:
             self._promise(*self._commits)
             drain(self.store.edits.punch(file.inode, start, end))
             start = end
+
+    def clone(self, source: bytes, start: int, target: bytes, at: int, size: int) -> None:
+        """Clone a range up to the first staged byte; each slice is a state of the target."""
+        copied, file = self.files[source], self.files[target]
+        stop = min(start + size, len(copied.content))
+        while start < stop:
+            clone = self.store.clones.clone(copied.inode, start, stop, file.inode, at)
+            if not (length := drive(clone, lambda _: None)):
+                break
+            file.write(at, copied.content[start : start + length])
+            self._promise(*self._commits)  # a clone itself does nothing on the disk
+            start, at = start + length, at + length
 
     def flush(self, name: bytes) -> None:
         file = self.files[name]
