@@ -1,6 +1,7 @@
 """Files that the kernel itself reads, writes and maps in a mount, until they are in chunks."""
 
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
@@ -172,6 +173,24 @@ def test_opens_in_any_order(passing: Mount) -> None:
     assert path.read_bytes() == b"another"
     passing.sync()
     assert staged(passing) == set()
+
+
+def test_copies_and_holes(passing: Mount) -> None:
+    """`cp` copies between passed and stored files; holes are found, and refused where passed."""
+    path, other, third = (passing.path / name for name in ("f", "g", "h"))
+    path.write_bytes(DATA)
+    run("cp", path, other)
+    assert other.read_bytes() == DATA
+    with path.open("r+b") as file:
+        libc = ctypes.CDLL(None, use_errno=True)
+        assert libc.fallocate(file.fileno(), 3, ctypes.c_int64(0), ctypes.c_int64(4096)) == -1
+        assert ctypes.get_errno() == errno.EOPNOTSUPP
+        os.ftruncate(file.fileno(), SIZE + (1 << 20))
+    with path.open("rb") as file:
+        wait_until(lambda: os.lseek(file.fileno(), 0, os.SEEK_HOLE) == SIZE)
+    passing.sync()
+    run("cp", path, third)
+    assert third.read_bytes() == DATA + bytes(1 << 20)
 
 
 def test_a_stored_file_that_is_edited(passing: Mount) -> None:

@@ -46,7 +46,8 @@ class Allocator:
             pid: of the program, as for `Shortage.reserve`.
 
         Raises:
-            NotSupported: a flag is unknown, such as that of collapsing a range.
+            NotSupported: a flag is unknown, such as that of collapsing a range; or the file would
+                get a hole, and the kernel itself reads and writes it.
             FileTooLarge: the range ends behind the largest file size.
             StoreFull: there is no room for the range.
             OSError: commits fail.
@@ -56,6 +57,8 @@ class Allocator:
             raise NotSupported(f"fallocate with mode {mode:#x}")
         if stop > SIZE_MAX:
             raise FileTooLarge(f"a file of {stop} bytes")
+        if mode & (PUNCH_HOLE | ZERO_RANGE) and self._store.contents.is_whole(inode):
+            raise NotSupported(f"inode {inode} is passed through, and gets no holes")
         await self._changes.before_change(frees=bool(mode & PUNCH_HOLE))
         if not mode & PUNCH_HOLE:
             await self._check_room(inode, start, stop, pid)

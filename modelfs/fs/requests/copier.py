@@ -17,7 +17,7 @@ from typing import Final
 import trio
 from pyfuse3 import FileHandleT, FUSEError
 
-from modelfs.errors import FileTooLarge, InvalidArgument, ModelfsError
+from modelfs.errors import FileTooLarge, InvalidArgument, ModelfsError, NotSupported
 from modelfs.fs.background.scheduler import Scheduler
 from modelfs.fs.handles import Handles
 from modelfs.fs.requests.changes import Changes
@@ -89,6 +89,7 @@ class Copier:
         Raises:
             InvalidArgument: the two ranges overlap.
             FileTooLarge: the target would be larger than the largest file size.
+            NotSupported: the kernel itself reads or writes one of the files, and so copies it.
             CorruptIndex: the records of a file are damaged, or extents of the source are missing.
             LostBytes: the disk has lost staged bytes of the source.
             FUSEError: as for a write of staged bytes.
@@ -123,6 +124,8 @@ class Copier:
             raise InvalidArgument("the two ranges overlap")
         if at + size > SIZE_MAX:
             raise FileTooLarge(f"a file of {at + size} bytes")
+        if self._store.contents.is_whole(inode) or self._store.contents.is_whole(other):
+            raise NotSupported("the kernel copies files itself that are passed through")
         return _Rest(inode, start, start + size, other, other_handle, at, pid)
 
     async def _clone(self, rest: _Rest) -> int:

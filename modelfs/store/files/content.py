@@ -64,6 +64,13 @@ class Contents:
         staged = self._staging.find(inode)
         return node if staged is None else with_staged_state(node, staged)
 
+    def is_whole(self, inode: InodeNumber) -> bool:
+        """Whether a file's content is in a whole staging file, or will be after a change."""
+        staged = self._staging.find(inode)
+        if staged is None:
+            return self._staging.wholes.copy(inode) is not None
+        return staged.whole is not None
+
     def is_live(self, inode: InodeNumber) -> bool:
         """Whether programs may write to a file without a request."""
         staged = self._staging.find(inode)
