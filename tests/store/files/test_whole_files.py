@@ -510,7 +510,7 @@ def test_a_copy_that_is_cut_and_extended(box: Box) -> None:
 
 @pytest.mark.parametrize("crashes", [True, False])
 def test_holes_that_a_program_makes(box: Box, *, crashes: bool) -> None:
-    """madvise(2) makes holes in a mapped file: they are zeros, whatever the map has there."""
+    """madvise(2) makes holes in a mapped file: they are zeros, also over extents."""
     store = box.store
     inode = passed_file(store, b"f", DATA)
     with passed(store, inode, os.O_RDONLY):
