@@ -190,7 +190,8 @@ def _damage_file(file: Path, place: str, kind: str, chance: random.Random) -> st
         for _ in range(chance.choice([1, 1, 3])):
             at = chance.randrange(size) if page is None else page + chance.randrange(4096)
             target.seek(at)
-            old = target.read(1)
+            if not (old := target.read(1)):
+                continue  # the file was cut before
             target.seek(at)
             target.write(bytes([old[0] ^ chance.randrange(1, 256)]))
             places.append(at)

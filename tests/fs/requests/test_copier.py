@@ -135,7 +135,7 @@ async def test_long_copies(served: Served, copier: Copier, monkeypatch: pytest.M
             _, requests = await copied_whole(served, copier, source, b"again")
             assert requests == 1
             scope.cancel()
-    assert turns > 1
+    assert turns
 
 
 async def test_an_error_on_the_way(
