@@ -14,6 +14,7 @@ chunk, and the staging files are set aside.
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.store.files.inode_totals import Totals, count_totals
 from modelfs.store.files.window import window_name, window_of
+from modelfs.store.index.counters import STAGED_CHECKSUM
 from modelfs.store.index.records import Inode, WindowRanges
 from modelfs.store.index.tables import (
     Table,
@@ -85,7 +86,13 @@ def _in_place(context: RepairContext, inode: int) -> int:
         if key in windows or context.index.has(Table.STAGED, key)
     }
     trims = {key for key in context.reported.broken[Table.TRIMS] if len(key) == 8}
-    return sum(number_of(key) == inode for keys in (windows, lost, trims) for key in keys)
+    checksums = {
+        key.removeprefix(STAGED_CHECKSUM)
+        for key in context.reported.broken[Table.META]
+        if key.startswith(STAGED_CHECKSUM)
+    }
+    places = (windows, lost, trims, checksums)
+    return sum(number_of(key) == inode for keys in places for key in keys)
 
 
 def recount_totals_of_inodes(context: RepairContext) -> None:

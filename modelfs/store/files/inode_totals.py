@@ -1,10 +1,11 @@
 """The totals in inode records: the number and the sums of other rows.
 
 An inode's record has the bytes of the file's extents, and the numbers of its extended attributes,
-of its tensors, and of its rows in `staged`, `lost` and `trims`. A change of these rows changes the
-totals in the same change of the index. A row may vanish, because its key is damaged or the disk has
-an old page of the index. Then fsck names the file. Reads of it fail, of staged content (see
-`staging`) or of holes (see `complete_maps`), and so do those of attributes that it lacks.
+of its tensors, and of its rows in `staged`, `lost` and `trims`, with the checksums of staged bytes
+in `meta`. A change of these rows changes the totals in the same change of the index. A row may
+vanish, because its key is damaged or the disk has an old page of the index. Then fsck names the
+file. Reads of it fail, of staged content (see `staging`) or of holes (see `complete_maps`), and so
+do those of attributes that it lacks.
 
 Other tables with rows of an inode need no total. A name has rows in three tables, a symlink without
 a target is none, and an orphan has no name. Hints and queues may lack rows: no byte depends on it.
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from modelfs.errors import CorruptIndex
+from modelfs.store.index.counters import STAGED_CHECKSUM
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Extent, Inode
 from modelfs.store.index.tables import InodeNumber, Table, number_key, number_of, pair_of
@@ -102,10 +104,18 @@ def count_totals(
         Counter(number_of(key) for table in tables for key, _ in pages(table))
         for tables in (STAGING_TABLES, (Table.XATTRS,), (Table.TENSORS,))
     )
+    staging.update(_with_checksums(pages))
     return {
         inode: Totals(staging[inode], mapped.get(inode, 0), xattrs[inode], tensors[inode])
         for inode in {*mapped, *staging, *xattrs, *tensors}
     }
+
+
+def _with_checksums(pages: Callable[[Table], Iterator[tuple[bytes, bytes]]]) -> Iterator[int]:
+    """Yield the inode of each checksum of staged bytes."""
+    for key, _ in pages(Table.META):
+        if key.startswith(STAGED_CHECKSUM):
+            yield number_of(key.removeprefix(STAGED_CHECKSUM))
 
 
 def with_totals(totals: dict[int, Totals], key: bytes, value: bytes) -> bytes:

@@ -4,6 +4,9 @@ It is a number in `meta` that has the key of the window's row in its name: the g
 plus the XXH3-64 of the bytes of all ranges. `staged_at_rest` adds it at the end of a session, and
 compares it at the beginning of the next one; in between fsck and readers compare it.
 
+The total of staging rows in the inode's record counts it (see `inode_totals`), so that it is missed
+if the disk has an older page without it.
+
 Example. Window 1 of inode 5 has 10 bytes at 70 MiB, in the file 5-1-2. The number of generation 2
 is 2 * 2^64 + XXH3-64 of the 10 bytes.
 """
@@ -15,31 +18,56 @@ from xxhash import xxh3_64
 
 from modelfs.errors import CorruptIndex, StoreNotTrusted
 from modelfs.store.disk.directory import Directory
+from modelfs.store.files.inode_totals import add_to_totals
 from modelfs.store.files.window import origin_of, window_name
 from modelfs.store.index.counters import STAGED_CHECKSUM, Counters
 from modelfs.store.index.index import Index
-from modelfs.store.index.records import WindowRanges
-from modelfs.store.index.tables import Table, pair_of, prefix_end
+from modelfs.store.index.records import Inode, WindowRanges
+from modelfs.store.index.tables import (
+    InodeNumber,
+    Table,
+    number_key,
+    number_of,
+    pair_key,
+    pair_of,
+    prefix_end,
+)
 
 _READ_BYTES: Final = 1 << 20
 _BITS: Final = 64
 
 
-def windows_with_checksums(index: Index) -> list[bytes]:
-    """Return the keys, in the table of staged windows, of those that have checksums."""
-    start = STAGED_CHECKSUM
+def windows_with_checksums(index: Index, inode: InodeNumber | None = None) -> list[bytes]:
+    """Return the keys, in the table of staged windows, of those of an inode that have checksums.
+
+    None: of all inodes.
+    """
+    start = STAGED_CHECKSUM + (b"" if inode is None else number_key(inode))
     rows = index.keys(Table.META, start, prefix_end(start))
-    return [name.removeprefix(start) for name in rows]
+    return [name.removeprefix(STAGED_CHECKSUM) for name in rows]
 
 
 def put_checksum(index: Index, key: bytes, row: WindowRanges, checksum: int) -> None:
     """Record the checksum of a window. Inside a change."""
-    Counters(index).set(STAGED_CHECKSUM + key, row.generation << _BITS | checksum)
+    name = STAGED_CHECKSUM + key
+    is_new = not index.has(Table.META, name)
+    Counters(index).set(name, row.generation << _BITS | checksum)
+    add_to_totals(index, InodeNumber(number_of(key)), staging_rows=int(is_new))
 
 
 def remove_checksum(index: Index, key: bytes) -> None:
     """Remove the checksum of a window, if it has one. Inside a change."""
-    index.delete(Table.META, STAGED_CHECKSUM + key)
+    name, inode = STAGED_CHECKSUM + key, InodeNumber(number_of(key))
+    if not index.has(Table.META, name):
+        return
+    index.delete(Table.META, name)
+    # Before 0.2.0 was released, there were stores whose totals do not count checksums.
+    keys = pair_key(inode, 0), pair_key(inode + 1, 0)
+    others = sum(1 for table in (Table.STAGED, Table.LOST) for _ in index.keys(table, *keys))
+    others += index.has(Table.TRIMS, number_key(inode))
+    value = index.get(Table.INODES, number_key(inode))
+    if value is not None and Inode.from_bytes(inode, value).staging_rows > others:
+        add_to_totals(index, inode, staging_rows=-1)
 
 
 def has_checksum(index: Index, key: bytes, row: WindowRanges) -> bool:

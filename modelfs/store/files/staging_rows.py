@@ -21,7 +21,11 @@ from modelfs.errors import CorruptIndex, NotFound
 from modelfs.store.disk.descriptors import Descriptors
 from modelfs.store.disk.directory import Directory
 from modelfs.store.files.inode_totals import add_to_totals
-from modelfs.store.files.staged_checksums import has_checksum, is_intact
+from modelfs.store.files.staged_checksums import (
+    has_checksum,
+    is_intact,
+    windows_with_checksums,
+)
 from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.files.whole_file import WholeFile
 from modelfs.store.files.window import WHOLE, WINDOW, Window, origin_of, window_name
@@ -80,6 +84,7 @@ class StagingRows:
             return None
         rows = len(windows) + (trim is not None)
         rows += sum(1 for _ in self._index.pages(Table.LOST, *keys))
+        rows += len(windows_with_checksums(self._index, inode))
         return self._state(inode, windows, None if trim is None else number_of(trim), rows)
 
     def states(self) -> Iterator[StagedFile]:
@@ -92,6 +97,7 @@ class StagingRows:
             trims[InodeNumber(number_of(key))] = number_of(value)
         rows.update(trims.keys())
         rows.update(InodeNumber(number_of(key)) for key in self._index.keys(Table.LOST))
+        rows.update(InodeNumber(number_of(key)) for key in windows_with_checksums(self._index))
         for key, value in self._index.pages(Table.STAGED, damaged=damaged):
             inode = InodeNumber(number_of(key))
             rows[inode] += 1

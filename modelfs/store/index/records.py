@@ -63,7 +63,7 @@ class Inode:
         56      u64   parent    of a directory; 0 if it was removed, and for all other inodes
         64      u16   format    `Format` its content was recognised as
         66      -     zero
-        68      u32   staging_rows  its rows in `staged`, `lost` and `trims`
+        68      u32   staging_rows  its rows in `staged`, `lost` and `trims`; checksums
         72      u64   mapped    bytes of its extents
         80      u32   xattr_rows    its extended attributes
         84      u32   tensor_rows   its rows in `tensors`
