@@ -13,7 +13,7 @@ from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.check.view import CheckView
 from modelfs.store.files.inode_totals import STAGING_TABLES, TOTALS_SINCE, Totals
 from modelfs.store.files.staged_checksums import windows_with_checksums
-from modelfs.store.index.counters import STAGED_CHECKSUM
+from modelfs.store.index.counters import windows_of_checksums
 from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import Table, number_key, number_of
 
@@ -32,11 +32,7 @@ def totals_count_the_rows(view: CheckView, _: Reported) -> Iterator[Finding]:
     if view.store.superblock.version < TOTALS_SINCE:
         return
     broken = {number_of(key) for table in TABLES for key in view.broken[table]}
-    broken |= {
-        number_of(key.removeprefix(STAGED_CHECKSUM))
-        for key in view.broken[Table.META]
-        if key.startswith(STAGED_CHECKSUM)
-    }
+    broken.update(map(number_of, windows_of_checksums(view.broken[Table.META])))
     for node in view.inodes():
         counted = _comparable(node, view.inode_totals.get(node.inode, Totals()))
         recorded = _comparable(node, Totals.of(node))

@@ -9,8 +9,8 @@ from modelfs.jobs.check.findings import Finding, Severity
 from modelfs.jobs.check.impact import chunk_finding
 from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.check.view import CheckView
-from modelfs.store.files.staged_checksums import has_checksum, is_intact
-from modelfs.store.files.window import WHOLE, WINDOW, origin_of, window_name
+from modelfs.store.files.staged_checksums import is_intact, may_be_shorter
+from modelfs.store.files.window import WINDOW, origin_of, window_name
 from modelfs.store.index.counters import (
     BASE_ONLY_BYTES,
     BASE_ONLY_CHUNKS,
@@ -181,14 +181,13 @@ def _window_problem(view: CheckView, inode: int, number: int, row: WindowRanges)
     if any(low < start or high > start + WINDOW for low, high in row.ranges):
         return "it has ranges outside its bounds"
     name = window_name(inode, number, row.generation)
-    is_exact = not row.generation & WHOLE or has_checksum(view.index, pair_key(inode, number), row)
     try:
         length = view.store.staging.directory.status(name).st_size
     except OSError as exc:
         return f"its file {name}: {exc.strerror}"
     end = row.ranges.stop - origin_of(number, row.generation)
-    # The kernel cuts a whole file at once, and its row follows.
-    if row.ranges and length < end and is_exact:
+    is_short = row.ranges and length < end
+    if is_short and not may_be_shorter(view.index, pair_key(inode, number), row):
         return f"its file {name} has {length} of {end} bytes"
     return None
 

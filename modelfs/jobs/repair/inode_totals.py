@@ -14,7 +14,7 @@ chunk, and the staging files are set aside.
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.store.files.inode_totals import Totals, count_totals
 from modelfs.store.files.window import window_name, window_of
-from modelfs.store.index.counters import STAGED_CHECKSUM
+from modelfs.store.index.counters import windows_of_checksums
 from modelfs.store.index.records import Inode, WindowRanges
 from modelfs.store.index.tables import (
     Table,
@@ -86,11 +86,7 @@ def _in_place(context: RepairContext, inode: int) -> int:
         if key in windows or context.index.has(Table.STAGED, key)
     }
     trims = {key for key in context.reported.broken[Table.TRIMS] if len(key) == 8}
-    checksums = {
-        key.removeprefix(STAGED_CHECKSUM)
-        for key in context.reported.broken[Table.META]
-        if key.startswith(STAGED_CHECKSUM)
-    }
+    checksums = set(windows_of_checksums(context.reported.broken[Table.META]))
     places = (windows, lost, trims, checksums)
     return sum(number_of(key) == inode for keys in places for key in keys)
 

@@ -11,7 +11,7 @@ import stat
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.jobs.repair.lost_ranges import lose_ranges
 from modelfs.store.disk.sparse import data_ranges
-from modelfs.store.files.staged_checksums import has_checksum, remove_checksum
+from modelfs.store.files.staged_checksums import has_checksum, may_be_shorter, remove_checksum
 from modelfs.store.files.window import WHOLE, WINDOW, origin_of, window_name
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import SIZE_MAX, WindowRanges
@@ -70,9 +70,7 @@ def _repair_window(context: RepairContext, inode: int, number: int, row: WindowR
     present, lost = row.ranges.copy(), row.ranges.copy()
     present.remove(end, SIZE_MAX)
     lost.remove(0, end)
-    # The kernel cuts a whole file at once, and its row follows.
-    is_cut = row.generation & WHOLE and not has_checksum(context.index, key, row)
-    if length >= 0 and (is_cut or not lost):
+    if length >= 0 and (not lost or may_be_shorter(context.index, key, row)):
         return
     node = context.node(inode)
     assert node is not None

@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from modelfs.errors import CorruptIndex
-from modelfs.store.index.counters import STAGED_CHECKSUM
+from modelfs.store.index.counters import windows_of_checksums
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Extent, Inode
 from modelfs.store.index.tables import InodeNumber, Table, number_key, number_of, pair_of
@@ -104,18 +104,12 @@ def count_totals(
         Counter(number_of(key) for table in tables for key, _ in pages(table))
         for tables in (STAGING_TABLES, (Table.XATTRS,), (Table.TENSORS,))
     )
-    staging.update(_with_checksums(pages))
+    names = (key for key, _ in pages(Table.META))
+    staging.update(map(number_of, windows_of_checksums(names)))
     return {
         inode: Totals(staging[inode], mapped.get(inode, 0), xattrs[inode], tensors[inode])
         for inode in {*mapped, *staging, *xattrs, *tensors}
     }
-
-
-def _with_checksums(pages: Callable[[Table], Iterator[tuple[bytes, bytes]]]) -> Iterator[int]:
-    """Yield the inode of each checksum of staged bytes."""
-    for key, _ in pages(Table.META):
-        if key.startswith(STAGED_CHECKSUM):
-            yield number_of(key.removeprefix(STAGED_CHECKSUM))
 
 
 def with_totals(totals: dict[int, Totals], key: bytes, value: bytes) -> bytes:

@@ -18,6 +18,7 @@ list the file, and writing it again heals it.
 
 import contextlib
 import logging
+from itertools import groupby
 from typing import Final
 
 from modelfs.errors import CorruptIndex, StoreNotTrusted
@@ -25,7 +26,7 @@ from modelfs.store.files.staged_checksums import (
     checksum_of,
     is_intact,
     put_checksum,
-    remove_checksum,
+    remove_checksums_of,
     windows_with_checksums,
 )
 from modelfs.store.files.staging import Staging
@@ -60,8 +61,9 @@ def remove_checksums(index: Index, staging: Staging) -> None:
     """
     keys = windows_with_checksums(index)
     with index.change() if keys else contextlib.nullcontext():
+        for inode, of_inode in groupby(keys, number_of):
+            remove_checksums_of(index, InodeNumber(inode), [*of_inode])
         for key in keys:
-            remove_checksum(index, key)
             found = _loaded(index, staging, key)
             if found is not None and found[1].lost():
                 staging.rows.record(InodeNumber(number_of(key)), found[1], RangeSet())

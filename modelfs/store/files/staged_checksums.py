@@ -12,6 +12,7 @@ is 2 * 2^64 + XXH3-64 of the 10 bytes.
 """
 
 import os
+from collections.abc import Collection
 from typing import Final
 
 from xxhash import xxh3_64
@@ -19,8 +20,8 @@ from xxhash import xxh3_64
 from modelfs.errors import CorruptIndex, StoreNotTrusted
 from modelfs.store.disk.directory import Directory
 from modelfs.store.files.inode_totals import add_to_totals
-from modelfs.store.files.window import origin_of, window_name
-from modelfs.store.index.counters import STAGED_CHECKSUM, Counters
+from modelfs.store.files.window import WHOLE, origin_of, window_name
+from modelfs.store.index.counters import STAGED_CHECKSUM, Counters, windows_of_checksums
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Inode, WindowRanges
 from modelfs.store.index.tables import (
@@ -43,8 +44,7 @@ def windows_with_checksums(index: Index, inode: InodeNumber | None = None) -> li
     None: of all inodes.
     """
     start = STAGED_CHECKSUM + (b"" if inode is None else number_key(inode))
-    rows = index.keys(Table.META, start, prefix_end(start))
-    return [name.removeprefix(STAGED_CHECKSUM) for name in rows]
+    return [*windows_of_checksums(index.keys(Table.META, start, prefix_end(start)))]
 
 
 def put_checksum(index: Index, key: bytes, row: WindowRanges, checksum: int) -> None:
@@ -57,17 +57,21 @@ def put_checksum(index: Index, key: bytes, row: WindowRanges, checksum: int) -> 
 
 def remove_checksum(index: Index, key: bytes) -> None:
     """Remove the checksum of a window, if it has one. Inside a change."""
-    name, inode = STAGED_CHECKSUM + key, InodeNumber(number_of(key))
-    if not index.has(Table.META, name):
-        return
-    index.delete(Table.META, name)
+    if index.has(Table.META, STAGED_CHECKSUM + key):
+        remove_checksums_of(index, InodeNumber(number_of(key)), [key])
+
+
+def remove_checksums_of(index: Index, inode: InodeNumber, keys: Collection[bytes]) -> None:
+    """Remove the checksums of windows of an inode. Inside a change."""
+    for key in keys:
+        index.delete(Table.META, STAGED_CHECKSUM + key)
     # Before 0.2.0 was released, there were stores whose totals do not count checksums.
-    keys = pair_key(inode, 0), pair_key(inode + 1, 0)
-    others = sum(1 for table in (Table.STAGED, Table.LOST) for _ in index.keys(table, *keys))
+    bounds = pair_key(inode, 0), pair_key(inode + 1, 0)
+    others = sum(1 for table in (Table.STAGED, Table.LOST) for _ in index.keys(table, *bounds))
     others += index.has(Table.TRIMS, number_key(inode))
-    value = index.get(Table.INODES, number_key(inode))
-    if value is not None and Inode.from_bytes(inode, value).staging_rows > others:
-        add_to_totals(index, inode, staging_rows=-1)
+    if (value := index.get(Table.INODES, number_key(inode))) is not None:
+        counted = max(0, Inode.from_bytes(inode, value).staging_rows - others)
+        add_to_totals(index, inode, staging_rows=-min(counted, len(keys)))
 
 
 def has_checksum(index: Index, key: bytes, row: WindowRanges) -> bool:
@@ -76,6 +80,14 @@ def has_checksum(index: Index, key: bytes, row: WindowRanges) -> bool:
         return Counters(index).get(STAGED_CHECKSUM + key) >> _BITS == row.generation
     except CorruptIndex:
         return False
+
+
+def may_be_shorter(index: Index, key: bytes, row: WindowRanges) -> bool:
+    """Whether the file of a window may end inside the ranges of its row, without damage.
+
+    The kernel cuts a whole file at once, and its row follows. Not if the store was closed in order.
+    """
+    return bool(row.generation & WHOLE) and not has_checksum(index, key, row)
 
 
 def checksum_of(staging: Directory, key: bytes, row: WindowRanges) -> int:

@@ -33,6 +33,7 @@ staged. KEY                 of a row of `staged`, while the store is closed: see
 ==========================  =====================================================================
 """
 
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from modelfs.errors import CorruptIndex
@@ -70,6 +71,13 @@ SCRUB_BYTES: Final = b"scrub.bytes"
 SCRUB_RATE: Final = b"scrub.rate"
 SCRUB_DAMAGED: Final = b"scrub.damaged."
 STAGED_CHECKSUM: Final = b"staged."
+
+
+def windows_of_checksums(names: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield the keys of the windows whose checksums have these names; others are left out."""
+    for name in names:
+        if name.startswith(STAGED_CHECKSUM):
+            yield name.removeprefix(STAGED_CHECKSUM)
 
 
 class Counters:
