@@ -1,5 +1,6 @@
 """Writes of the kernel: to the whole staging file of a file, without a request."""
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,24 @@ from modelfs.store.files.whole_file import WholeFile
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 from tests.support.stores import new_file
+
+
+class Kernel:
+    """Stands for the kernel's registered files."""
+
+    def __init__(self) -> None:
+        self.files: dict[int, str] = {}
+        self.refuses = False
+
+    def register(self, fd: int) -> int:
+        if self.refuses:
+            raise OSError(errno.ENFILE, "too many open files")
+        number = max(self.files, default=0) + 1
+        self.files[number] = os.readlink(f"/proc/self/fd/{fd}")
+        return number
+
+    def unregister(self, number: int) -> None:
+        del self.files[number]
 
 
 def passed_file(store: Store, name: bytes, data: bytes = b"") -> InodeNumber:

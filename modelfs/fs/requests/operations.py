@@ -16,7 +16,6 @@ write of 1 MiB goes to the file's staged bytes, and release, at the close, makes
 ingest. The kernel keeps the pages, so a later read of b may come to no handler at all.
 """
 
-import contextlib
 import os
 import stat
 from collections.abc import Sequence
@@ -65,6 +64,7 @@ from modelfs.fs.requests.carried import CarriedRequests
 from modelfs.fs.requests.changes import NAME_ROOM, Changes
 from modelfs.fs.requests.copier import Copier
 from modelfs.fs.requests.lookups import Lookups
+from modelfs.fs.requests.opener import Opener, wants_to_write
 from modelfs.fs.requests.passthrough import Passthrough
 from modelfs.fs.requests.privileges import CAPABILITIES, SET_ID, Privileges
 from modelfs.fs.requests.readdir import READDIR_PAGE, entries
@@ -84,8 +84,6 @@ _DAEMON_ATTRIBUTE: Final = DAEMON_ATTRIBUTE.encode()
 OWN_PREFIX: Final = b"user.modelfs."
 # The kernel's XATTR_LIST_MAX: the most bytes of names, each with a NUL.
 LISTING_MAX: Final = 64 << 10
-# Flags of open(2) that make each write durable.
-DURABLE: Final = os.O_SYNC | os.O_DSYNC
 KNOWN_RENAME_FLAGS: Final = pyfuse3.RENAME_EXCHANGE | pyfuse3.RENAME_NOREPLACE
 
 
@@ -112,6 +110,9 @@ class Operations(pyfuse3.Operations):
         self._handles = handles
         self.passthrough = Passthrough(store, handles)
         self._privileges = Privileges(store, background.durability.flush)
+        self._opener = Opener(
+            store.contents, handles, self.passthrough, self._privileges, background.durability
+        )
         self._reader = reader
         self._writer = writer
         self._changes = Changes(store.space, background, commits_names=commits_names)
@@ -354,22 +355,16 @@ class Operations(pyfuse3.Operations):
     ) -> tuple[FileInfo, EntryAttributes]:
         await self._ingest.before_create()
         entry = await self._created(parent_inode, name, mode, ctx)
-        info = self._opened(InodeNumber(entry.st_ino), flags, ctx)
-        self._back(info.fh)
-        return info, entry
+        return await self._opened(InodeNumber(entry.st_ino), flags, ctx), entry
 
     @replies
     async def open(self, inode: InodeT, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        if _wants_to_write(flags) or flags & os.O_TRUNC:
+        if wants_to_write(flags) or flags & os.O_TRUNC:
             self._check_writable()
         if flags & os.O_TRUNC:
             await self._changes.before_change(frees=True)
             await self.truncater.truncate_at_open(InodeNumber(inode), ctx.uid)
-        info = self._opened(InodeNumber(inode), flags, ctx)
-        if flags & DURABLE and self._handles[info.fh].is_passed:
-            await self._make_findable(info.fh)
-        self._back(info.fh)
-        return info
+        return await self._opened(InodeNumber(inode), flags, ctx)
 
     @replies
     async def read(self, fh: FileHandleT, off: int, size: int) -> bytes:
@@ -424,37 +419,15 @@ class Operations(pyfuse3.Operations):
             node = self._store.namespace.create(InodeNumber(folder), name, mode, owner, rdev)
         return self.lookups.entry(node.inode)
 
-    def _opened(self, inode: InodeNumber, flags: FlagT, ctx: RequestContext) -> FileInfo:
-        """Open a file. `_back` follows, right before the reply."""
-        writable = _wants_to_write(flags)
-        number = self.passthrough.open(inode, flags, writable=writable)
-        if number and writable:
-            self._privileges.opened(inode)
-            # The kernel may have cached a time that a mapping is about to change, unless the file
-            # is new to it.
-            with contextlib.suppress(OSError):
-                pyfuse3.invalidate_inode(InodeT(inode), attr_only=True)
-        handle = self._handles.open(inode, writable=writable, pid=ctx.pid, number=number)
-        return FileInfo(fh=handle, keep_cache=not self._store.contents.is_live(inode))
-
-    async def _make_findable(self, fh: FileHandleT) -> None:
-        """Make a crash leave all that the kernel writes from now on to an open file."""
+    async def _opened(self, inode: InodeNumber, flags: FlagT, ctx: RequestContext) -> FileInfo:
+        fh = self._opener.open(inode, flags, ctx.pid)
         try:
-            await self._durability.flush(self._handles[fh].inode)
-            await self._durability.commit()
+            await self._opener.prepare(fh, flags)
+            return self._opener.reply(fh)
         except BaseException:
             await self.release(fh)
             raise
 
-    def _back(self, fh: FileHandleT) -> None:
-        """Let the reply that is about to be sent name the backing file of an open file."""
-        if number := self._handles[fh].number:
-            session_io.back_next_open(fh, number)
-
     def _check_writable(self) -> None:
         if self._store.read_only:
             raise StoreReadOnly("the store is mounted read-only")
-
-
-def _wants_to_write(flags: int) -> bool:
-    return flags & os.O_ACCMODE != os.O_RDONLY

@@ -48,7 +48,6 @@ class _Opens:
 
     whole: WholeFile
     number: int
-    count: int = 0
 
 
 class Passthrough:
@@ -105,18 +104,16 @@ class Passthrough:
         except BaseException:
             self._end_if_unused(inode, opens)
             raise
-        opens.count += 1
         return opens.number
 
     def close(self, inode: InodeNumber, *, writable: bool) -> None:
         """Close a file that was opened with a number."""
         opens = self._opens[inode]
-        opens.count -= 1
         opens.whole.closed(writable=writable)
         self._end_if_unused(inode, opens)
 
     def _end_if_unused(self, inode: InodeNumber, opens: _Opens) -> None:
-        if opens.count:
+        if opens.whole.opens:
             return
         del self._opens[inode]
         assert self._files is not None, "nothing was opened"

@@ -78,7 +78,7 @@ class Privileges:
             self._granted.pop(inode, None)
 
     def _whole(self, inode: InodeNumber) -> WholeFile | None:
-        staged = self._store.staging.find(inode)
+        staged = self._store.staging.peek(inode)
         return None if staged is None else staged.whole
 
     def _live(self, inode: InodeNumber) -> WholeFile | None:

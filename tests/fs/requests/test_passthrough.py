@@ -1,6 +1,5 @@
 """Which files the kernel serves itself, and the numbers that it gets for them."""
 
-import errno
 import os
 from pathlib import Path
 
@@ -12,29 +11,11 @@ from modelfs.fs.requests.passthrough import Passthrough
 from modelfs.store.files.attributes import Change
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
-from tests.support.kernel_writes import path_of, whole_of
+from tests.support.kernel_writes import Kernel, path_of, whole_of
 from tests.support.run_jobs import ingest_all
 from tests.support.stores import Box, content_of, new_file, noise, stored_file
 
 DATA = noise(10_000)
-
-
-class Kernel:
-    """Stands for the kernel's registered files."""
-
-    def __init__(self) -> None:
-        self.files: dict[int, str] = {}
-        self.refuses = False
-
-    def register(self, fd: int) -> int:
-        if self.refuses:
-            raise OSError(errno.ENFILE, "too many open files")
-        number = max(self.files, default=0) + 1
-        self.files[number] = os.readlink(f"/proc/self/fd/{fd}")
-        return number
-
-    def unregister(self, number: int) -> None:
-        del self.files[number]
 
 
 @pytest.fixture
