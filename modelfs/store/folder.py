@@ -3,7 +3,7 @@
 ::
 
     FORMAT             the format of the store, as text; a folder with this file is a store
-    FORMAT.new         its first or next content, during mkfs and an upgrade
+    FORMAT.new         its next content, during an upgrade
     lock               an flock(2) here excludes other processes
     control.sock       a running daemon answers requests here
     daemon.log         the log of daemons; daemon.log.1 has its older lines

@@ -127,10 +127,7 @@ class Ingest:
     def _ingest(
         self, inodes: Sequence[InodeNumber], complete: bool, urgent: bool, done: Callable[[], None]
     ) -> Job[set[InodeNumber]]:
-        unfinished: set[InodeNumber] = set()
-        passes = yield from self._begin_passes(
-            inodes, complete=complete, urgent=urgent, live=unfinished
-        )
+        passes, unfinished = yield from self._begin_passes(inodes, complete=complete, urgent=urgent)
         while passes:
             regions, ended = yield from self._ingest_next_regions(passes)
             advanced = {file_pass.inode for file_pass in (*ended, *(r.file_pass for r in regions))}
@@ -143,15 +140,15 @@ class Ingest:
         return unfinished
 
     def _begin_passes(
-        self,
-        inodes: Sequence[InodeNumber],
-        *,
-        complete: bool,
-        urgent: bool,
-        live: set[InodeNumber],
-    ) -> Job[list[Pass]]:
-        """Begin a pass over each file that is pending; `live` gets those that may not be read."""
+        self, inodes: Sequence[InodeNumber], *, complete: bool, urgent: bool
+    ) -> Job[tuple[list[Pass], set[InodeNumber]]]:
+        """Begin a pass over each file that is pending.
+
+        Returns:
+            The passes, and the files over which none may begin yet.
+        """
         passes: list[Pass] = []
+        later: set[InodeNumber] = set()
         for inode in inodes:
             yield Pause()
             staged = self._store.staging.find(inode)
@@ -160,14 +157,14 @@ class Ingest:
             if staged is None and self._store.index.get(Table.PENDING, number_key(inode)) is None:
                 continue  # ingested since the caller listed it
             if staged is not None and not (yield from self._may_begin(staged)):
-                live.add(inode)
+                later.add(inode)
                 continue
             self._applier.request(inode)
             yield from pausing(self._store.flusher.trim(inode))
             passes.append(self._applier.begin_pass(inode, complete=complete, urgent=urgent))
             if (staged := self._store.staging.find(inode)) is not None:
                 passes[-1].end = max(staged.size, 1)
-        return passes
+        return passes, later
 
     def _may_begin(self, staged: StagedFile) -> Job[bool]:
         """Return whether a pass over a file may begin; hide the extents below a whole file.

@@ -155,7 +155,7 @@ def data_around(region: Region, maps: FileMaps, margin: int) -> RangeSet:
     start = max(0, region.start - margin)
     stop = min(region.stop + margin, region.staged.size)
     data = RangeSet((low, high) for _, low, high in region.staged.within(start, stop))
-    mapped_to = int(min(stop, region.staged.mapped_to))
+    mapped_to = region.staged.map_end(stop)
     for extent in maps.within(region.file_pass.inode, start, mapped_to):
         data.add(extent.start, extent.stop)
     return data

@@ -86,6 +86,6 @@ class Clones:
     def _visible(self, inode: InodeNumber, start: int, stop: int) -> list[Extent]:
         """Return the extents of a range, without those that a truncation hides."""
         staged = self._staging.find(inode)
-        if staged is not None and staged.map_visible_to is not None:
-            stop = min(stop, staged.map_visible_to)
+        if staged is not None:
+            stop = staged.map_end(stop)
         return [*self._maps.within(inode, start, stop)] if start < stop else []

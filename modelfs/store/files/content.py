@@ -66,14 +66,14 @@ class Contents:
 
     def is_whole(self, inode: InodeNumber) -> bool:
         """Whether a file's content is in a whole staging file, or will be after a change."""
-        staged = self._staging.find(inode)
+        staged = self._staging.peek(inode)
         if staged is None:
             return self._staging.wholes.copy(inode) is not None
         return staged.whole is not None
 
     def is_live(self, inode: InodeNumber) -> bool:
         """Whether programs may write to a file without a request."""
-        staged = self._staging.find(inode)
+        staged = self._staging.peek(inode)
         return staged is not None and staged.whole is not None and staged.whole.live
 
     def allocated(self, node: Inode) -> int:
@@ -85,8 +85,8 @@ class Contents:
         if not self._has_totals():
             return node.size
         mapped = node.mapped
-        if (staged := self._staging.find(node.inode)) is not None:
-            mapped = int(min(mapped, staged.mapped_to)) + staged.staged_bytes
+        if (staged := self._staging.peek(node.inode)) is not None:
+            mapped = staged.map_end(mapped) + staged.staged_bytes
         return min(mapped, node.size)
 
     def staged(self, inode: InodeNumber) -> StagedFile:

@@ -91,7 +91,7 @@ class Holes:
         size = visible_to = self._contents.node(inode).size
         written: list[tuple[int, int]] = []
         if (staged := self._staging.find(inode)) is not None:
-            visible_to = int(min(size, staged.mapped_to))
+            visible_to = staged.map_end(size)
             written = [part[1:] for part in islice(staged.within(start, size), limit)]
         extents = self._maps.following(inode, start, limit)
         mapped = [(each.start, min(each.stop, visible_to)) for each in extents]

@@ -72,7 +72,7 @@ class MapEdits:
             NotFound, CorruptIndex: as `punch`, or a chunk of the new extents has no record.
         """
         staged = self._contents.staged(inode)
-        visible_to = stop if staged.map_visible_to is None else min(stop, staged.map_visible_to)
+        visible_to = staged.map_end(stop)
         assert not new or visible_to == stop, "the extents would be hidden"
         mapped = self._maps.overlapping(inode, start, visible_to) if start < visible_to else ()
         if new or any(mapped):

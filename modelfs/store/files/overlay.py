@@ -47,7 +47,7 @@ def overlay(
     visible = stop
     if staged is not None:
         ranges[:0] = staged.within(start, stop)
-        visible = int(min(stop, staged.mapped_to))
+        visible = staged.map_end(stop)
     at = start
     for window, low, high in ranges:
         if at < (end := min(low, visible)):

@@ -13,7 +13,6 @@ behind 100 of the map stay hidden.
 import contextlib
 import dataclasses
 import errno
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -141,18 +140,17 @@ class StagedFile:
 
     def hides_map(self, offset: int) -> bool:
         """Whether the map is hidden at an offset: by a whole file, or behind a truncation."""
-        return offset >= self.mapped_to
+        return self.map_end(offset + 1) <= offset
 
-    @property
-    def mapped_to(self) -> float:
-        """The offset up to which holes between staged ranges show the map.
+    def map_end(self, stop: int) -> int:
+        """Return the end of the part of the map that is not hidden, `stop` at most.
 
         A whole file has all of the content: its holes are zeros. Programs may make some, by
         madvise(2), over extents that an earlier pass has put into the map.
         """
         if self.whole is not None:
             return 0
-        return math.inf if self.map_visible_to is None else self.map_visible_to
+        return stop if self.map_visible_to is None else min(stop, self.map_visible_to)
 
     @property
     def lost_bytes(self) -> int:

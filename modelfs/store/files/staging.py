@@ -95,12 +95,14 @@ class Staging:
         Raises, beside a writer:
             CorruptIndex: a row of it is damaged, or missing.
         """
-        if self._others_write:
-            return self.rows.find(inode)
-        staged = self._staged.get(inode)
+        staged = self.peek(inode)
         if staged is not None and staged.whole is not None and staged.whole.live:
             self.wholes.follow(staged)
         return staged
+
+    def peek(self, inode: InodeNumber) -> StagedFile | None:
+        """Return the staged state of an inode as of the last look at it. Raises as `find`."""
+        return self.rows.find(inode) if self._others_write else self._staged.get(inode)
 
     def follow_writers(self) -> None:
         """Look at each whole file that the kernel may write, so that changes of it are flushed."""
