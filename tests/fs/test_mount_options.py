@@ -8,6 +8,21 @@ import pytest
 from modelfs.fs.mount_options import MountOptions
 
 
+def options_of(
+    *, read_only: bool = False, options: tuple[str, ...] = (), passthrough: bool = False
+) -> MountOptions:
+    return MountOptions(
+        store=Path("/s"),
+        mountpoint=Path("/m"),
+        cache_size=0,
+        read_only=read_only,
+        allow_other=False,
+        limit=None,
+        options=options,
+        passthrough=passthrough,
+    )
+
+
 @pytest.mark.parametrize(
     ("user", "read_only", "options", "passes"),
     [
@@ -28,16 +43,7 @@ def test_who_may_pass_files_through(
     """Only root's daemon asks the kernel for passthrough, and only with the option."""
     monkeypatch.setattr(os, "geteuid", lambda: user)
     for passthrough in (False, True):
-        mount = MountOptions(
-            store=Path("/s"),
-            mountpoint=Path("/m"),
-            cache_size=0,
-            read_only=read_only,
-            allow_other=False,
-            limit=None,
-            options=options,
-            passthrough=passthrough,
-        )
+        mount = options_of(read_only=read_only, options=options, passthrough=passthrough)
         assert mount.passes_through == (passthrough and passes)
 
 
@@ -52,15 +58,8 @@ def test_who_may_pass_files_through(
 )
 def test_no_rights_unless_asked_for(given: tuple[str, ...], for_kernel: set[str]) -> None:
     """A program of the mount gets no rights of its owner, and no file is a device."""
-    options = MountOptions(
-        store=Path("/s"),
-        mountpoint=Path("/m"),
-        cache_size=0,
-        read_only=False,
-        allow_other=False,
-        limit=None,
-        options=given,
-    )
-    assert options.for_kernel() - {"subtype=modelfs", "default_permissions", "fsname=/s"} == (
-        for_kernel
-    )
+    assert options_of(options=given).for_kernel() - {
+        "subtype=modelfs",
+        "default_permissions",
+        "fsname=/s",
+    } == (for_kernel)

@@ -12,7 +12,6 @@ The attribute `user.way` of the root is how the next opens are answered:
 and `user.counts` is a JSON object of how many reads, writes and releases came.
 """
 
-import contextlib
 import errno
 import json
 import os
@@ -27,11 +26,9 @@ from modelfs.fs.host import session_io
 session_io.load(passthrough=True)
 
 import pyfuse3  # noqa: E402 - the session's callbacks have to be loaded before it
-import trio  # noqa: E402
 
 from modelfs.fs.host.backing import BackingFiles  # noqa: E402
-
-WAYS = ("cached", "direct", "passed", "fresh")
+from tests.support.serve_fuse import serve  # noqa: E402
 
 
 class BackedFiles(pyfuse3.Operations):
@@ -46,6 +43,10 @@ class BackedFiles(pyfuse3.Operations):
         self._numbers: dict[int, int] = {}  # of registered files, by inode
         self._opens: dict[int, tuple[int, int | None]] = {}  # inode and own number, by handle
         self.backing: BackingFiles
+
+    def begin(self) -> None:
+        """Find the device of the mount."""
+        self.backing = BackingFiles()
 
     def _path(self, inode: int) -> Path:
         return self._folder / str(inode)
@@ -141,15 +142,7 @@ class BackedFiles(pyfuse3.Operations):
 def main() -> None:
     mount_point, folder = sys.argv[1:]
     files = BackedFiles(Path(folder))
-    pyfuse3.init(files, mount_point, {"fsname=backed", "default_permissions"})
-    files.backing = BackingFiles()
-    sys.stdout.write("mounted\n")
-    sys.stdout.flush()
-    try:
-        trio.run(pyfuse3.main)
-    finally:
-        with contextlib.suppress(OSError, RuntimeError):
-            pyfuse3.close()
+    serve(files, mount_point, "backed", files.begin)
 
 
 if __name__ == "__main__":

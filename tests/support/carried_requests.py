@@ -8,7 +8,6 @@ attribute is set again. Those that came so far are in `user.seen`, a JSON list o
 offsets.
 """
 
-import contextlib
 import errno
 import json
 import stat
@@ -22,6 +21,8 @@ session_io.load()
 
 import pyfuse3  # noqa: E402 - the session's callbacks have to be loaded before it
 import trio  # noqa: E402
+
+from tests.support.serve_fuse import serve  # noqa: E402
 
 FILE = 2
 
@@ -76,17 +77,9 @@ class CarriedRequests(pyfuse3.Operations):
         return b"" if opcode == session_io.FALLOCATE else struct.pack("=Q", number)
 
 
-def main() -> None:
-    pyfuse3.init(CarriedRequests(), sys.argv[1], {"fsname=carried", "default_permissions"})
+def carry() -> None:
     session_io.carry(session_io.FALLOCATE, session_io.LSEEK, session_io.COPY_FILE_RANGE)
-    sys.stdout.write("mounted\n")
-    sys.stdout.flush()
-    try:
-        trio.run(pyfuse3.main)
-    finally:
-        with contextlib.suppress(OSError, RuntimeError):
-            pyfuse3.close()
 
 
 if __name__ == "__main__":
-    main()
+    serve(CarriedRequests(), sys.argv[1], "carried", carry)

@@ -110,19 +110,6 @@ class Faulty(pyfuse3.Operations):
         self._fault("unlink", path)
         path.unlink()
 
-    async def rename(
-        self,
-        parent_inode_old: InodeT,
-        name_old: FileNameT,
-        parent_inode_new: InodeT,
-        name_new: FileNameT,
-        flags: FlagT,
-        ctx: RequestContext,
-    ) -> None:
-        path = self._path(parent_inode_new, name_new)
-        self._path(parent_inode_old, name_old).rename(path)
-        self._entry(path)
-
     async def opendir(self, inode: InodeT, ctx: RequestContext) -> FileHandleT:
         return FileHandleT(inode)
 

@@ -1,10 +1,16 @@
 """Maps of files: their data, maps of many extents, and bytes to compare them with."""
 
+from typing import Final
+
 from modelfs.store.files.overlay import overlay
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
+from tests.support.stores import CHUNK
+
+# At and near the bounds of chunks.
+EDGES: Final = [0, *(CHUNK * number + more for number in range(1, 9) for more in (-1, 0, 700))]
 
 
 def data_of(store: Store, inode: InodeNumber) -> RangeSet:

@@ -10,7 +10,7 @@ from modelfs.store.disk.calls import drive
 from modelfs.store.files import map_edits
 from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key
 from modelfs.store.store import Store
-from tests.support.file_maps import ByteModel, cut_into_bytes, data_of
+from tests.support.file_maps import EDGES, ByteModel, cut_into_bytes, data_of
 from tests.support.run_jobs import drain, ingest_all, ingest_file
 from tests.support.stores import (
     CHUNK,
@@ -24,7 +24,6 @@ from tests.support.stores import (
     stored_file,
 )
 
-EDGES: Final = [0, *(CHUNK * number + more for number in range(1, 9) for more in (-1, 0, 700))]
 DATA: Final = noise(6 * CHUNK)
 MODEL: Final = model_of(noise(5000, 1), noise(300, 2), noise(9000, 3))
 

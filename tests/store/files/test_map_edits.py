@@ -14,7 +14,7 @@ from modelfs.store.files.filemap import FileMaps
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
-from tests.support.file_maps import ByteModel, cut_into_bytes, data_of
+from tests.support.file_maps import EDGES, ByteModel, cut_into_bytes, data_of
 from tests.support.run_jobs import drain, ingest_all, ingest_file
 from tests.support.stores import (
     CHUNK,
@@ -28,7 +28,6 @@ from tests.support.stores import (
     stored_file,
 )
 
-EDGES: Final = [0, *(CHUNK * number + more for number in range(1, 9) for more in (-1, 0, 700))]
 DATA: Final = noise(6 * CHUNK)
 HOLE: Final = (700, 3 * CHUNK + 5)
 PUNCHED: Final = DATA[: HOLE[0]] + bytes(HOLE[1] - HOLE[0]) + DATA[HOLE[1] :]
