@@ -17,14 +17,14 @@ from pyfuse3 import FileNameT, InodeT, XAttrNameT
 from modelfs.errors import StoreFull
 from modelfs.fs.background import optimize as background_optimize
 from modelfs.fs.commands import Commands, Json
-from modelfs.fs.requests.allocator import PUNCH_HOLE, Allocator
+from modelfs.fs.requests.allocator import Allocator
 from modelfs.fs.requests.changes import Changes
 from modelfs.fs.requests.copier import Copier
 from modelfs.fs.requests.seeker import Seeker
 from modelfs.fs.watchdog import STEP_SECONDS, TaskStep, Watchdog
 from modelfs.jobs.ingest.apply import Applier
 from modelfs.jobs.steps import pausing
-from modelfs.store.disk.allocation import KEEP_SIZE
+from modelfs.store.disk.allocation import KEEP_SIZE, PUNCH_HOLE
 from modelfs.store.disk.space import Space
 from modelfs.store.files.inode_totals import add_to_totals
 from modelfs.store.files.staged_file import StagedFile

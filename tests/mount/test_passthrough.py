@@ -1,7 +1,6 @@
 """Files that the kernel itself reads, writes and maps in a mount, until they are in chunks."""
 
 import ctypes
-import errno
 import fcntl
 import mmap
 import os
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from modelfs.store.disk.allocation import KEEP_SIZE, PUNCH_HOLE
+from tests.support.file_data import data_of
 from tests.support.mounts import (
     Mount,
     modelfs,
@@ -25,6 +26,7 @@ from tests.support.mounts import (
     with_passthrough,
 )
 from tests.support.stores import names_in, noise
+from tests.support.syscalls import fallocate
 
 pytestmark = [pytest.mark.mount, *with_passthrough]
 
@@ -176,21 +178,20 @@ def test_opens_in_any_order(passing: Mount) -> None:
 
 
 def test_copies_and_holes(passing: Mount) -> None:
-    """`cp` copies between passed and stored files; holes are found, and refused where passed."""
+    """`cp` copies between passed and stored files; holes are made where passed, and found."""
     path, other, third = (passing.path / name for name in ("f", "g", "h"))
     path.write_bytes(DATA)
     run("cp", path, other)
     assert other.read_bytes() == DATA
     with path.open("r+b") as file:
-        libc = ctypes.CDLL(None, use_errno=True)
-        assert libc.fallocate(file.fileno(), 3, ctypes.c_int64(0), ctypes.c_int64(4096)) == -1
-        assert ctypes.get_errno() == errno.EOPNOTSUPP
+        fallocate(file.fileno(), PUNCH_HOLE | KEEP_SIZE, 4096, 8192)
+        assert file.read() == DATA[:4096] + bytes(8192) + DATA[12_288:]
         os.ftruncate(file.fileno(), SIZE + (1 << 20))
-    with path.open("rb") as file:
-        wait_until(lambda: os.lseek(file.fileno(), 0, os.SEEK_HOLE) == SIZE)
+    wait_until(lambda: data_of(path) == [(0, 4096), (12_288, SIZE)])
     passing.sync()
+    assert data_of(path) == [(0, 4096), (12_288, SIZE)]
     run("cp", path, third)
-    assert third.read_bytes() == DATA + bytes(1 << 20)
+    assert third.read_bytes() == DATA[:4096] + bytes(8192) + DATA[12_288:] + bytes(1 << 20)
 
 
 def test_a_stored_file_that_is_edited(passing: Mount) -> None:

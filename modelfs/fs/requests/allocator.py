@@ -14,14 +14,12 @@ from typing import Final
 from modelfs.errors import FileTooLarge, NotSupported
 from modelfs.fs.background.scheduler import Scheduler
 from modelfs.fs.requests.changes import Changes
-from modelfs.store.disk.allocation import KEEP_SIZE
+from modelfs.store.disk.allocation import KEEP_SIZE, PUNCH_HOLE
 from modelfs.store.index.records import SIZE_MAX
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 
-# As in include/uapi/linux/falloc.h.
-PUNCH_HOLE: Final = 2
-ZERO_RANGE: Final = 16
+ZERO_RANGE: Final = 16  # of fallocate(2), as in include/uapi/linux/falloc.h
 
 
 class Allocator:
@@ -46,8 +44,8 @@ class Allocator:
             pid: of the program, as for `Shortage.reserve`.
 
         Raises:
-            NotSupported: a flag is unknown, such as that of collapsing a range; or the file would
-                get a hole, and the kernel itself reads and writes it.
+            NotSupported: a flag is unknown, such as that of collapsing a range; or as
+                `MapEdits.punch`.
             FileTooLarge: the range ends behind the largest file size.
             StoreFull: there is no room for the range.
             OSError: commits fail.
@@ -57,8 +55,6 @@ class Allocator:
             raise NotSupported(f"fallocate with mode {mode:#x}")
         if stop > SIZE_MAX:
             raise FileTooLarge(f"a file of {stop} bytes")
-        if mode & (PUNCH_HOLE | ZERO_RANGE) and self._store.contents.is_whole(inode):
-            raise NotSupported(f"inode {inode} is passed through, and gets no holes")
         await self._changes.before_change(frees=bool(mode & PUNCH_HOLE))
         if not mode & PUNCH_HOLE:
             await self._check_room(inode, start, stop, pid)

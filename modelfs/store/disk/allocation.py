@@ -29,7 +29,9 @@ FUSE: Final = 0x65735546
 # The errnos of a disk without room, and of a quota that is used up.
 FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
-KEEP_SIZE: Final = 1  # FALLOC_FL_KEEP_SIZE of fallocate(2)
+# Flags of fallocate(2).
+KEEP_SIZE: Final = 1
+PUNCH_HOLE: Final = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -50,7 +52,20 @@ def allocate(fd: int, size: int, mode: int = 0) -> None:
     Raises:
         OSError: there is no room, or the file system cannot do this.
     """
-    while _libc.fallocate(fd, mode, ctypes.c_int64(0), ctypes.c_int64(size)):
+    _fallocate(fd, mode, 0, size)
+
+
+def punch(fd: int, start: int, stop: int) -> None:
+    """Make a range of a file a hole.
+
+    Raises:
+        OSError: the disk failed, or the file system cannot do this.
+    """
+    _fallocate(fd, PUNCH_HOLE | KEEP_SIZE, start, stop - start)
+
+
+def _fallocate(fd: int, mode: int, start: int, size: int) -> None:
+    while _libc.fallocate(fd, mode, ctypes.c_int64(start), ctypes.c_int64(size)):
         if (number := ctypes.get_errno()) != errno.EINTR:
             raise OSError(number, os.strerror(number))
 

@@ -12,6 +12,9 @@ flush has recorded the size. Ingest undoes no edit: `StagedFile.edits` counts th
 were made before one are not applied. Each edit of the map requests a pass of ingest, since the
 tensors of the file may be others now.
 
+A whole staging file (see `whole_file`) hides the map, and the kernel reads it. So a hole is punched
+into the file itself, and it gets no extents.
+
 Example. A file has 1 GiB in 1,024 chunks, and 4 KiB of chunk 5 are staged. A hole is punched from
 the middle of chunk 3 to the middle of chunk 7: in one change of the index, three extents go, and
 two become shorter. Then the staged bytes are dropped; their row stays in the index until a flush.
@@ -47,10 +50,17 @@ class MapEdits:
         Raises:
             NotFound: there is no such inode.
             CorruptIndex: the file's records are damaged.
+            NotSupported: it has a whole staging file, on a disk without holes.
+            OSError: the disk failed.
         """
         while start < (end := min(stop, self._contents.node(inode).size)):
-            end = self.end_of_slice(inode, start, end)
-            self.put(inode, start, end, ())
+            staged = self._contents.staged(inode)
+            if staged.whole is None:
+                end = self.end_of_slice(inode, start, end)
+                self.put(inode, start, end, ())
+            else:
+                staged.whole.punch(start, end)
+                staged.replaced(start, end)
             start = end
             yield
 
@@ -72,6 +82,7 @@ class MapEdits:
             NotFound, CorruptIndex: as `punch`, or a chunk of the new extents has no record.
         """
         staged = self._contents.staged(inode)
+        assert staged.whole is None, "the extents would be hidden"
         visible_to = staged.map_end(stop)
         assert not new or visible_to == stop, "the extents would be hidden"
         mapped = self._maps.overlapping(inode, start, visible_to) if start < visible_to else ()

@@ -31,6 +31,7 @@ The rows of both are deleted in one change, and the next commit deletes 5-w-1.
 """
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -38,7 +39,9 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
+from modelfs.errors import NotSupported
 from modelfs.store.disk import lease
+from modelfs.store.disk.allocation import punch
 from modelfs.store.disk.descriptors import Descriptor, Descriptors
 from modelfs.store.disk.sparse import data_ranges
 from modelfs.store.files.clock import STEP_NS
@@ -242,6 +245,22 @@ class WholeFile(WindowFile):
             os.ftruncate(file.fd, size)
         except OSError as exc:
             exc.filename = str(file.path)
+            raise
+        self._last = None
+
+    def punch(self, start: int, stop: int) -> None:
+        """Make a range of the file a hole.
+
+        Raises:
+            NotSupported: its disk has no holes.
+            OSError: the disk failed.
+        """
+        file = self._writable.open(self.name)
+        try:
+            punch(file.fd, start, stop)
+        except OSError as exc:
+            if exc.errno == errno.EOPNOTSUPP:
+                raise NotSupported("the disk under the store has no holes") from exc
             raise
         self._last = None
 

@@ -5,9 +5,9 @@ import errno
 import pytest
 
 from modelfs.errors import FileTooLarge, NotSupported, StoreFull
-from modelfs.fs.requests.allocator import PUNCH_HOLE, ZERO_RANGE, Allocator
+from modelfs.fs.requests.allocator import ZERO_RANGE, Allocator
 from modelfs.fs.requests.changes import Changes
-from modelfs.store.disk.allocation import KEEP_SIZE
+from modelfs.store.disk.allocation import KEEP_SIZE, PUNCH_HOLE
 from modelfs.store.disk.space import Space
 from modelfs.store.index.records import SIZE_MAX
 from modelfs.store.index.tables import InodeNumber

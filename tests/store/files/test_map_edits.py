@@ -1,20 +1,26 @@
 """Edits of maps, compared with the bytes of the file, beside ingest, and over a crash."""
 
+import errno
+import os
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from random import Random
 from typing import Final
+from unittest import mock
 
 import pytest
 
+from modelfs.errors import NotSupported
 from modelfs.jobs.ingest.apply import Applier
 from modelfs.jobs.ingest.passes import Pass
 from modelfs.jobs.ingest.worker import Worker
-from modelfs.store.files import map_edits
+from modelfs.store.files import map_edits, whole_file
 from modelfs.store.files.filemap import FileMaps
 from modelfs.store.index.records import Extent
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 from tests.support.file_maps import EDGES, ByteModel, cut_into_bytes, data_of
+from tests.support.kernel_writes import passed, passed_file, path_of, whole_of
 from tests.support.run_jobs import drain, ingest_all, ingest_file
 from tests.support.stores import (
     CHUNK,
@@ -25,6 +31,7 @@ from tests.support.stores import (
     new_file,
     noise,
     pending_files,
+    staged_of,
     stored_file,
 )
 
@@ -232,3 +239,53 @@ def test_a_punch_during_a_flush(box: Box) -> None:
         again()
     box.store.commit()
     assert content_of(box.crash(), inode) == PUNCHED
+
+
+# -- whole files
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_a_punched_whole_file(box: Box, *, is_open: bool) -> None:
+    """The hole is in the whole file itself, so the kernel reads it, too."""
+    inode = passed_file(box.store, b"f", DATA)
+    with passed(box.store, inode) if is_open else nullcontext() as fd:
+        punch(box.store, inode, *HOLE)
+        assert content_of(box.store, inode) == PUNCHED
+        assert path_of(box.store, whole_of(box.store, inode)).read_bytes() == PUNCHED
+        if fd is not None:
+            os.pwrite(fd, b"later", CHUNK)
+    expected = PUNCHED if not is_open else PUNCHED[:CHUNK] + b"later" + PUNCHED[CHUNK + 5 :]
+    assert content_of(box.store, inode) == expected
+    durable(box.store, inode)
+    assert content_of(box.crash(), inode) == expected
+    ingest_all(box.store)
+    assert content_of(box.store, inode) == expected
+    assert next(data_of(box.store, inode).within(2 * CHUNK, 2 * CHUNK + 1), None) is None
+
+
+def test_a_whole_file_over_extents(box: Box) -> None:
+    """Its holes hide the map, so a crash brings back no extents below them."""
+    inode = passed_file(box.store, b"f", DATA)
+    with passed(box.store, inode, os.O_RDONLY):
+        ingest_all(box.store)
+        box.store.writes.write(inode, CHUNK, b"written")
+        assert staged_of(box.store, inode).whole is not None
+        assert any(box.store.maps.within(inode, 0, len(DATA)))
+        durable(box.store, inode)
+        punch(box.store, inode, *HOLE)
+        assert content_of(box.store, inode) == PUNCHED
+    box.crash()
+    assert content_of(box.store, inode) == PUNCHED
+    ingest_all(box.store)
+    assert content_of(box.store, inode) == PUNCHED
+
+
+def test_a_disk_without_holes(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A whole file there is not punched, and stays as it is."""
+    inode = passed_file(opened, b"f", DATA)
+    for error, kind in ((errno.EOPNOTSUPP, NotSupported), (errno.EIO, OSError)):
+        failure = OSError(error, "no holes")
+        monkeypatch.setattr(whole_file, "punch", mock.Mock(side_effect=failure))
+        with pytest.raises(kind):
+            punch(opened, inode, *HOLE)
+    assert content_of(opened, inode) == DATA
