@@ -16,16 +16,22 @@ import pytest
 from tests.support.file_data import data_of
 from tests.support.mounts import (
     DEADLINE,
+    OPTIONS,
     Mount,
     drop_kernel_caches,
     mounted,
     run,
     run_python,
+    with_passthrough,
     with_session_io,
 )
 from tests.support.stores import model_of, noise
 
 pytestmark = [pytest.mark.mount, with_session_io]
+
+clones = pytest.mark.skipif(
+    "--passthrough" in OPTIONS, reason="the kernel copies into files that it writes itself"
+)
 
 MB = 1 << 20
 COPIES = """
@@ -57,6 +63,7 @@ def packs(mount: Mount) -> int:
     return sum(path.stat().st_size for path in (mount.store / "packs").iterdir())
 
 
+@clones
 @pytest.mark.parametrize("content", [DATA, MODEL], ids=["plain", "model"])
 def test_cp_of_a_stored_file(mount: Mount, content: bytes) -> None:
     """`cp` stores no chunk, stages no byte, and reads none; a model's copy is one, too."""
@@ -75,6 +82,7 @@ def test_cp_of_a_stored_file(mount: Mount, content: bytes) -> None:
     assert target.read_bytes() == content
 
 
+@clones
 def test_cp_of_a_staged_file(mount: Mount) -> None:
     """`cp` of a file that is not in chunks yet copies its bytes, and the next `cp` clones."""
     source, target = mount.path / "a", mount.path / "b"
@@ -254,6 +262,7 @@ def test_a_full_store(fuse: None, store: Path, tmp_path: Path) -> None:
         assert (mount.path / "copy9").read_bytes() == noise(30 * MB)
 
 
+@clones
 def test_an_interrupted_copy(mount: Mount) -> None:
     """A signal ends the copy of a long sparse file between two requests."""
     path = mount.path / "a"
@@ -268,3 +277,33 @@ def test_an_interrupted_copy(mount: Mount) -> None:
         assert copying.wait(DEADLINE) == -signal.SIGTERM
     assert (mount.path / "b").stat().st_size < 1 << 50
     os.truncate(path, 0)
+
+
+@with_passthrough[0]
+@with_passthrough[1]
+def test_files_that_the_kernel_writes(fuse: None, store: Path, tmp_path: Path) -> None:
+    """`cp` of a file, stored or not, to one that the kernel writes itself has all its bytes."""
+    with mounted(store, tmp_path / "mnt", "--passthrough") as mount:
+        source = mount.path / "a"
+        source.write_bytes(DATA)
+        run("cp", source, mount.path / "b")
+        mount.sync()
+        run("cp", source, mount.path / "c")
+        with opened(mount.path / "d", os.O_RDWR | os.O_CREAT) as fd, opened(source, 0) as other:
+            os.write(fd, b"first")
+            assert os.copy_file_range(other, fd, MB, 7, 3) == MB
+            assert os.pread(fd, 8, 0) == b"fir" + DATA[7:12]
+        for path, content in (
+            (mount.path / "b", DATA),
+            (mount.path / "c", DATA),
+            (mount.path / "d", b"fir" + DATA[7 : MB + 7]),
+        ):
+            assert path.read_bytes() == content
+        mount.cool()
+        assert (mount.path / "d").read_bytes() == b"fir" + DATA[7 : MB + 7]
+        before = chunks(mount)  # of a stored file no byte is copied
+        with opened(mount.path / "c", os.O_RDWR) as fd, opened(source, 0) as other:
+            assert os.copy_file_range(other, fd, MB, 0, 2 * MB) == MB
+        mount.cool()
+        assert (mount.path / "c").read_bytes() == DATA[: 2 * MB] + DATA[:MB] + DATA[3 * MB :]
+        assert chunks(mount) == before
