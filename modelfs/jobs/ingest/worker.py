@@ -65,6 +65,7 @@ class Worker:
     def __init__(self, store: Store) -> None:
         self._contents = store.contents
         self._maps = store.maps
+        self._chunks = store.chunks
         self._chunk_size = store.superblock.chunk_size
         self._seed = store.superblock.hash_seed
         self._external_data = ExternalData(store)
@@ -151,14 +152,30 @@ class Worker:
                 continue
             is_staged = next(region.staged.within(piece.start, piece.stop), None) is not None
             extent = self._maps.exact(region.staged.inode, piece.start, piece.stop)
-            # While room is short, mapped bytes stay in the chunks that they are in, however cut.
-            if not is_staged and (extent is not None or region.file_pass.urgent):
+            if not is_staged and (extent is not None or self._keeps(region, piece)):
                 continue
             if not region.file_pass.takes_all and piece.stop > region.stop:
                 region.unfinished.append(piece)  # its end may not be written yet
             else:
                 changed.append(piece)
         return changed
+
+    def _keeps(self, region: Region, piece: Piece) -> bool:
+        """Whether a piece that is mapped, but not as the cut has it, stays in its present chunks.
+
+        While room is short, it does. So it does in a file of which no tensor is known, such as a
+        model that was cut, if others use these chunks, or it uses most of them itself: to cut it
+        again would store its bytes once more.
+        """
+        layout = region.file_pass.layout
+        if region.file_pass.urgent or layout is None or layout.spans:
+            return region.file_pass.urgent
+        extents = self._maps.overlapping(region.staged.inode, piece.start, piece.stop)
+        return all(
+            record is not None and (record.refs > 1 or 2 * extent.length >= record.size)
+            for extent in extents
+            for record in [self._chunks.find(extent.chunk)]
+        )
 
 
 def _put(region: Region, group: list[Piece], read_at: ReadAt, writer: ChunkWriter) -> None:
