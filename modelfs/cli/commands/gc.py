@@ -50,8 +50,8 @@ def gc(place: Path, *, dry_run: bool, trust: bool) -> None:
     chunks += f" ({render.human_size(garbage['dead_bytes'])})"
     if bases:
         chunks += f", {render.counted(bases, 'base-only chunk')}"
-    packs = render.counted(garbage["packs"], "pack")
+    packs = f" in {render.counted(garbage['packs'], 'pack')}" if garbage["packs"] else ""
     remove, free = ("would remove", "free") if dry_run else ("removed", "freed")
     about = "about " if bases and dry_run else ""
     size = render.human_size(garbage["pack_bytes"] + garbage.get("base_only_bytes", 0))
-    click.echo(f"{remove} {chunks} and {free} {about}{size} in {packs}")
+    click.echo(f"{remove} {chunks} and {free} {about}{size}{packs}")

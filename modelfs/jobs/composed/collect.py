@@ -50,10 +50,11 @@ def collect_all(
     yield from orphans.remove()
     found: Garbage = yield Work(partial(collector.measured, live_min))
     before = collector.pack_bytes()
+    freed = 0
     if found.base_only_chunks:
         # First without them, which makes the room that the new forms need.
         yield from collect(store, collector, live_min, enough)
-        yield from _free_bases(store, threads)
+        freed = yield from _free_bases(store, threads)
     garbage = yield from collect(store, collector, live_min, enough)
     yield Work(store.space.measure)
     return replace(
@@ -61,7 +62,7 @@ def collect_all(
         dead_chunks=found.dead_chunks,
         dead_bytes=found.dead_bytes,
         pack_bytes=max(0, before - collector.pack_bytes()),
-        base_only_chunks=found.base_only_chunks,
+        base_only_chunks=freed,
         base_only_bytes=0,  # they are among those of the packs
     )
 
@@ -78,11 +79,22 @@ def survey(store: Store, collector: Collector, live_min: float = LIVE_MIN_SMALL)
     return replace(found, base_only_chunks=chunks, base_only_bytes=size)
 
 
-def _free_bases(store: Store, threads: int) -> Job[None]:
-    """Encode the chunks that derive from base-only ones without these, a batch at a time."""
+def _free_bases(store: Store, threads: int) -> Job[int]:
+    """Encode the chunks that derive from base-only ones without these, a batch at a time.
+
+    Returns:
+        How many chunks are no longer base-only.
+    """
+    before: int = yield Work(partial(_count_bases, store))
     optimizer = Optimizer(store, Backlog(store), threads)
     try:
         while (yield from optimizer.free_bases()) is not None:
             yield Pause()
     finally:
         optimizer.close()
+    after: int = yield Work(partial(_count_bases, store))
+    return max(0, before - after)
+
+
+def _count_bases(store: Store) -> int:
+    return sum(1 for _ in store.base_only.chunks(with_kept=True))
