@@ -5,7 +5,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module, metadata
-from typing import Final, NoReturn
+from typing import Any, Final, NoReturn
 
 import click
 from click.exceptions import NoArgsIsHelpError
@@ -30,6 +30,8 @@ First steps:
   mkdir ~/models
   modelfs mount ~/models.store ~/models
   cp *.safetensors ~/models
+  modelfs sync ~/models
+  modelfs optimize ~/models
   modelfs stats ~/models
   modelfs umount ~/models
 
@@ -56,6 +58,13 @@ class Commands(click.Group):
         command = getattr(import_module(f"modelfs.cli.commands.{cmd_name}"), cmd_name)
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Call the command. Ctrl-C ends one that has no message of its own for that."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as exc:
+            raise Failure("interrupted", Code.INTERRUPTED) from exc
 
 
 def _show_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -83,7 +83,7 @@ def test_a_bug_is_one_line(call: Call, empty: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_interrupted(fake: Fake, empty: Path) -> None:
-    """Ctrl-C ends a command with 130 and without output."""
+    """Ctrl-C ends a command with 130, and one line."""
     daemon = fake(sync=[{"progress": {"done": 0, "total": 1}}])
     daemon.lasting.add("sync")
     command = subprocess.Popen([*MODELFS, "sync", empty], stderr=subprocess.PIPE, text=True)
@@ -95,7 +95,7 @@ def test_interrupted(fake: Fake, empty: Path) -> None:
         command.kill()
         command.wait(DEADLINE)
     assert command.returncode == 130
-    assert err.strip() == ""
+    assert err == "modelfs: interrupted\n"
 
 
 def test_reader_goes_away(family: Path) -> None:
