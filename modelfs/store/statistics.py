@@ -19,6 +19,7 @@ from modelfs.store.index.counters import (
     LOGICAL,
     SHARED,
     Counters,
+    FormTotals,
 )
 from modelfs.store.index.index import Index
 from modelfs.store.index.tables import InodeNumber, Table, number_key, number_of
@@ -66,7 +67,7 @@ class Statistics:
     base_only_bytes: int
     lost_chunks: int
     lost_bytes: int
-    forms: dict[str, dict[str, int]]
+    forms: dict[str, FormTotals]
     cache: CacheStatistics
 
     def to_dict(self) -> dict[str, Any]:
@@ -96,7 +97,7 @@ class Inventory:
 
     def stored_bytes(self) -> int:
         """Return the number of stored bytes of all chunks."""
-        return sum(form["stored_bytes"] for form in self._counters.forms().values())
+        return sum(form.stored_bytes for form in self._counters.forms().values())
 
     def requested(self, start: int = 0, limit: int | None = None) -> list[InodeNumber]:
         """Return the files for which another pass of ingest was requested. Any thread.
@@ -145,21 +146,21 @@ class Inventory:
             waiting = Waiting(self.count_to_optimize())
             self.count_waiting(self._staging, self.requested(), waiting)
         forms = self._counters.forms()
-        lost = forms.pop("lost", {"chunks": 0, "raw_bytes": 0})
+        lost = forms.pop("lost", FormTotals())
         return Statistics(
             files=self._counters.get(FILES),
             logical_bytes=self._counters.get(LOGICAL) + waiting.grown,
-            stored_bytes=sum(form["stored_bytes"] for form in forms.values()),
+            stored_bytes=sum(form.stored_bytes for form in forms.values()),
             disk_bytes=self.disk_usage() if disk_bytes is None else disk_bytes,
-            chunks=sum(form["chunks"] for form in forms.values()),
+            chunks=sum(form.chunks for form in forms.values()),
             shared_bytes=self._counters.get(SHARED),
             staged_bytes=waiting.staged_bytes,
             pending_files=waiting.pending_files,
             files_to_optimize=waiting.files_to_optimize,
             base_only_chunks=self._counters.get(BASE_ONLY_CHUNKS),
             base_only_bytes=self._counters.get(BASE_ONLY_BYTES),
-            lost_chunks=lost["chunks"],
-            lost_bytes=lost["raw_bytes"] + waiting.lost_bytes,
-            forms={name: form for name, form in forms.items() if form["chunks"]},
+            lost_chunks=lost.chunks,
+            lost_bytes=lost.raw_bytes + waiting.lost_bytes,
+            forms={name: form for name, form in forms.items() if form.chunks},
             cache=self._cache.statistics(),
         )

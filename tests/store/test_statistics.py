@@ -1,5 +1,6 @@
 """The statistics of a store."""
 
+from modelfs.store.index.counters import FormTotals
 from modelfs.store.index.tables import ROOT
 from modelfs.store.packs.segment import PAGE
 from modelfs.store.store import Store
@@ -33,9 +34,7 @@ def test_statistics_add_up(opened: Store) -> None:
     assert statistics.chunks == 2
     assert statistics.staged_bytes == 6
     assert statistics.pending_files == 1
-    assert statistics.forms == {
-        "plain": {"chunks": 2, "raw_bytes": 2 * CHUNK, "stored_bytes": 2 * CHUNK}
-    }
+    assert statistics.forms == {"plain": FormTotals(2, 2 * CHUNK, 2 * CHUNK)}
     assert statistics.disk_bytes >= 2 * CHUNK + PAGE
 
 

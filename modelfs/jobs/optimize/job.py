@@ -79,5 +79,5 @@ def optimize_report(before: Statistics, after: Statistics, damaged: int) -> dict
         "stored_before": before.stored_bytes,
         "stored_after": after.stored_bytes,
         "damaged": damaged,
-        "forms": after.forms,
+        "forms": after.to_dict()["forms"],
     }

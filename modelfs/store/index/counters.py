@@ -34,6 +34,7 @@ staged. KEY                 of a row of `staged`, while the store is closed: see
 """
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import Final
 
 from modelfs.errors import CorruptIndex
@@ -80,6 +81,15 @@ def windows_of_checksums(names: Iterable[bytes]) -> Iterator[bytes]:
             yield name.removeprefix(STAGED_CHECKSUM)
 
 
+@dataclass(frozen=True, slots=True)
+class FormTotals:
+    """The sums over all chunks that are alive in one stored form."""
+
+    chunks: int = 0
+    raw_bytes: int = 0  # of their content
+    stored_bytes: int = 0  # in packs
+
+
 class Counters:
     """Named integers in the index."""
 
@@ -118,13 +128,13 @@ class Counters:
         for name, difference in differences.items():
             self.add(name, difference)
 
-    def forms(self) -> dict[str, dict[str, int]]:
-        """Return for each stored form its `chunks`, `raw_bytes` and `stored_bytes`."""
-        forms: dict[str, dict[str, int]] = {}
+    def forms(self) -> dict[str, FormTotals]:
+        """Return the totals of each stored form, by its name."""
+        forms: dict[str, FormTotals] = {}
         for key, _ in self._index.scan(Table.META, b"form.", b"form/"):
             _, form, field = key.decode().split(".")
-            amounts = forms.setdefault(form, {"chunks": 0, "raw_bytes": 0, "stored_bytes": 0})
-            amounts[field] = self.get(key)
+            totals = forms.setdefault(form, FormTotals())
+            forms[form] = replace(totals, **{field: self.get(key)})
         return forms
 
 

@@ -43,7 +43,7 @@ def test_a_narrower_copy_is_derived_from_a_later_original(wide: Box) -> None:
     put(wide.store, "bf16", real("base-bf16.safetensors"))
     put(wide.store, "f32", real("base.safetensors"))
     forms = wide.store.inventory.statistics(0).forms
-    assert forms["cast"]["raw_bytes"] > 0.98 * len(real("base-bf16.safetensors"))
+    assert forms["cast"].raw_bytes > 0.98 * len(real("base-bf16.safetensors"))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_all_parameters_of_quantisation_are_tried(wide: Box) -> None:
     numbers = quantise.quantised(values.reshape(-1), how)
     assert put(wide.store, "int8", tensors_of({"w": ("U8", values.shape, numbers)})) < 1000
     made = wide.store.inventory.statistics(0).forms["quantise"]
-    assert made["raw_bytes"] == len(numbers)
+    assert made.raw_bytes == len(numbers)
 
 
 def quantised_otherwise() -> tuple[Array, quantise.Parameters]:

@@ -20,6 +20,7 @@ from modelfs.store.index.counters import (
     NEXT_CHUNK,
     SHARED,
     Counters,
+    FormTotals,
     chunk_counts,
     counter_of,
 )
@@ -98,4 +99,4 @@ def test_totals_follow_the_states_of_a_chunk(counters: Counters) -> None:
     assert set(counters.forms()) == {"plain", "zstd"}
     with counters._index.change():
         counters.add(b"form.lost.chunks", 1)
-    assert counters.forms()["lost"] == {"chunks": 1, "raw_bytes": 0, "stored_bytes": 0}
+    assert counters.forms()["lost"] == FormTotals(chunks=1)
