@@ -137,7 +137,8 @@ def _forms(of: Json, whole: int) -> str:
     forms = of["forms"]
     if len(forms) == 1:
         return str(forms[0]["form"])
-    parts = (f"{form['form']} {render.percent(form['bytes'], whole)}" for form in forms)
+    largest = sorted(forms, key=lambda form: -form["bytes"])
+    parts = (f"{form['form']} {render.percent(form['bytes'], whole)}" for form in largest)
     return ", ".join(parts) or "nothing"
 
 

@@ -34,10 +34,11 @@ BUSY_SECONDS: Final = 1.0
 @click.argument("mountpoint", type=PATH)
 @params.trust
 def umount(mountpoint: Path, *, trust: bool) -> None:
-    """Unmount a store, and wait until everything is on the disk and the daemon has ended.
+    """Unmount a store.
 
-    Fails if programs still use the mount, and lists them. If the daemon was killed, so that the
-    mount answers "Transport endpoint is not connected", the mount is cleared.
+    Waits until everything is on the disk and the daemon has ended. Fails if programs still use the
+    mount, and lists them. If the daemon was killed, so that the mount answers "Transport endpoint
+    is not connected", the mount is cleared.
     """
     path = Path(os.path.realpath(mountpoint))
     if is_dead(path):

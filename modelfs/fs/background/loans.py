@@ -62,7 +62,7 @@ class _Borrower:
     is_refused: bool = False  # a loan was of new content, for the most part
     new: int = 0  # bytes of new content, in all loans
     charge: int = 0  # bytes that take room, as far as it is known: new ones, and incomplete pieces
-    unsettled: RangeSet = field(default_factory=RangeSet)  # bytes that were not found stored
+    unproved: RangeSet = field(default_factory=RangeSet)  # bytes that were not found stored
 
 
 class Loans:
@@ -142,16 +142,16 @@ class Loans:
     async def _record_verdict(self, inode: InodeNumber, lent: RangeSet) -> None:
         """Decide by the bytes that a file had of its loans whether it may have more."""
         borrower = self._borrower(inode)
-        borrower.unsettled.update(lent)
+        borrower.unproved.update(lent)
         # Some may have been staged since the last ingest.
-        in_chunks = borrower.unsettled.without(self._files.staged(inode))
+        in_chunks = borrower.unproved.without(self._files.staged(inode))
         try:
             verdict = await self._files.verdict_on(inode, in_chunks, borrower.before)
         except ModelfsError as exc:  # no end of the daemon's rounds
             log.error("whether file %d has copies of stored bytes is not known: %s", inode, exc)
             borrower.charge += lent.size
             return
-        borrower.unsettled = borrower.unsettled.without(verdict.copied)
+        borrower.unproved = borrower.unproved.without(verdict.copied)
         more = verdict.new - borrower.new
         borrower.new, borrower.charge = verdict.new, verdict.new + verdict.incomplete
         if verdict.copied or more > 0:

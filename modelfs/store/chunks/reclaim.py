@@ -38,8 +38,8 @@ class Reclaimer:
         self._reader = reader
         self._packs = packs
         self.version = 0  # changes whenever a pack is retired or cut
-        # Keys of dead chunks that were passed over. No job mends a damaged row, so none is tried
-        # again.
+        # Keys of dead chunks that were passed over. No job repairs a damaged row, so none is
+        # tried again.
         self.passed: set[bytes] = set()
 
     def remove_dead(self) -> Iterator[int]:
