@@ -1,8 +1,9 @@
 """Manual pages: Markdown with parts that come from the commands, and roff made of it.
 
 A page's text is written by hand in `docs/man`. Between `<!-- begin: options -->` and `<!-- end -->`
-stand the options of its command as click has them, between `<!-- begin: commands -->` and
-`<!-- end -->` all commands. The roff pages lie in `man/`, from where the wheel installs them.
+stand the options of its command as click has them, between `<!-- begin: synopsis -->` and
+`<!-- end -->` its usage, and between `<!-- begin: commands -->` and `<!-- end -->` all commands.
+The roff pages lie in `man/`, from where the wheel installs them.
 """
 
 import re
@@ -49,8 +50,7 @@ def with_parts(text: str, page: str) -> str:
     """Return a page's Markdown with its generated parts as they should be."""
 
     def part(match: re.Match[str]) -> str:
-        lines = options(page) if match[2] == "options" else commands()
-        return match[1] + "\n".join(lines) + "\n" + match[3]
+        return match[1] + "\n".join(PARTS[match[2]](page)) + "\n" + match[3]
 
     return PART.sub(part, text)
 
@@ -63,6 +63,14 @@ def command_of(page: str) -> click.Command:
     command = cli.get_command(click.Context(cli), name)
     assert command is not None
     return command
+
+
+def synopsis(page: str) -> Iterator[str]:
+    """Yield the usage of a page's command."""
+    command = command_of(page)
+    with click.Context(command, info_name=page) as context:
+        pieces = " ".join(command.collect_usage_pieces(context))
+    yield f"**{page.replace('-', ' ')}** " + re.sub(r"[A-Z|]{2,}", r"*\g<0>*", pieces)
 
 
 def options(page: str) -> Iterator[str]:
@@ -84,13 +92,16 @@ def _option(option: click.Option, context: click.Context) -> Iterator[str]:
     yield f"  {' '.join([_prose(option.help or ''), *notes])}"
 
 
-def commands() -> Iterator[str]:
+def commands(_: str) -> Iterator[str]:
     """Yield all commands as list items."""
     for name in COMMANDS:
         command = command_of(f"modelfs-{name}")
         section = next(SOURCES.glob(f"modelfs-{name}.*.md")).name.split(".")[1]
         yield f"- **modelfs-{name}**({section})\\"
         yield f"  {_prose((command.help or '').splitlines()[0])}"
+
+
+PARTS: Final = {"synopsis": synopsis, "options": options, "commands": commands}
 
 
 def _prose(text: str) -> str:
