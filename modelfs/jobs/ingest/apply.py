@@ -86,7 +86,8 @@ class Applier:
             bounds = next_bounds(staged, self._store.maps, file_pass.position)
         else:
             bounds = next_full_bounds(staged, file_pass.position)
-        return None if bounds is None else Region(file_pass, staged, *bounds)
+        cuts = 0 if staged.whole is None else staged.whole.cuts
+        return None if bounds is None else Region(file_pass, staged, *bounds, cuts)
 
     def _exists(self, file_pass: Pass) -> bool:
         return self._store.inodes.find(file_pass.inode) is not None
@@ -208,7 +209,7 @@ class Applier:
             if not file_pass.complete:
                 index.put(Table.PENDING, key, request_value())  # a request for a complete pass
                 return
-            if index.get(Table.PENDING, key) == file_pass.request:
+            if file_pass.is_cut and index.get(Table.PENDING, key) == file_pass.request:
                 index.delete(Table.PENDING, key)
             if (layout := file_pass.layout) is not None:
                 if layout.spans:
@@ -237,5 +238,8 @@ class Applier:
             return
         staging.drop_superseded(staged, staged.superseded)
         self._store.inodes.put(with_staged_state(node, staged))
-        self._store.flusher.hide_map(inode, None)
-        staging.release(inode)
+        staged.map_visible_to = self._store.flusher.hide_map(inode, None)
+        if staged.map_visible_to is None:
+            staging.release(inode)
+        else:  # extents behind the end: the next pass removes them
+            self._store.index.put(Table.PENDING, number_key(inode), request_value())

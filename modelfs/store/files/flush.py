@@ -153,8 +153,8 @@ class Flusher:
         if staged.size_floor < node.size:
             self._inodes.put(dataclasses.replace(node, size=staged.size_floor))
 
-    def hide_map(self, inode: InodeNumber, visible_to: int | None) -> None:
-        """Record the offset from which a file's map is hidden.
+    def hide_map(self, inode: InodeNumber, visible_to: int | None) -> int | None:
+        """Record the offset from which a file's map is hidden, and return it; None: it is visible.
 
         It is hidden behind a truncation, and behind the recorded size: a crash leaves this size,
         and the file may become longer afterwards.
@@ -164,6 +164,7 @@ class Flusher:
         edges = (visible_to, None if extent_behind is None else size)
         lowest = min((edge for edge in edges if edge is not None), default=None)
         self._staging.rows.record_visible_to(inode, lowest)
+        return lowest
 
     def trim(self, inode: InodeNumber) -> Iterator[None]:
         """Remove the extents behind a truncation; yields after each slice but the last."""
@@ -179,5 +180,8 @@ class Flusher:
             staged.truncation_recorded()
             if done:
                 staged.map_visible_to = None
+                # A region of ingest that is under way has extents of before the truncation, and no
+                # edge tells it any more.
+                staged.edits += 1
                 return
             yield

@@ -41,7 +41,7 @@ class StagedFile:
     dirty: bool = False  # size, times, `map_visible_to` or a window are not durable
     dirty_since: float = 0.0  # monotonic seconds; when it was last clean
     generation: int = 0  # counts flushes, regions and slices of a trim: each voids a running flush
-    edits: int = 0  # counts edits of the map: each voids a running region of ingest
+    edits: int = 0  # counts edits and trims of the map: each voids a running region of ingest
     flushing: "list[Frozen]" = field(default_factory=list)  # the flushes under way
 
     def copy(self) -> "StagedFile":

@@ -1,5 +1,6 @@
 """Steps of ingest are applied right when files change between them."""
 
+import dataclasses
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -15,10 +16,10 @@ from modelfs.jobs.ingest.job import Ingest
 from modelfs.jobs.ingest.passes import Pass, Region
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.jobs.steps import Work
-from modelfs.store.disk.calls import run_here
+from modelfs.store.disk.calls import drive, run_here
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.files.writes import write_part
-from modelfs.store.index.tables import ROOT, Table, number_key
+from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key
 from modelfs.store.store import Store
 from tests.support.ingest_regions import apply, begin_region, run
 from tests.support.run_jobs import collect, drain, ingest_all, ingest_file
@@ -438,3 +439,54 @@ def test_a_size_does_not_reach_into_bytes_that_were_cut(box: Box) -> None:
     cut = b"x" + noise(100)[1:10]
     states = (cut, cut.ljust(WINDOW, b"\0") + noise(100, 1))
     assert content_of(box.crash(), inode) in states
+
+
+def shifted_copy(store: Store, content: bytes) -> InodeNumber:
+    """Return a file without a staged byte whose extents are not those of its layout."""
+    source = stored_file(store, b"shifted", bytes(7) + content)
+    inode, at = new_file(store, b"copy"), 0
+    while size := drive(store.clones.clone(source, at + 7, 1 << 40, inode, at), lambda _: None):
+        at += size
+    assert at == len(content)
+    return inode
+
+
+@pytest.mark.parametrize("size", [3, 2 * CHUNK])
+def test_a_truncation_that_is_done_during_a_region_stays(opened: Store, size: int) -> None:
+    """Extents of before do not come back, when no hidden edge tells of the truncation any more."""
+    model = model_of(noise(5 * CHUNK, 1), noise(3000, 2))
+    inode = shifted_copy(opened, model)
+    file_pass, region = begin_region(opened, inode)
+    run(opened, region)
+    assert region.extents
+    opened.writes.truncate(inode, 0)
+    drain(opened.flusher.trim(inode))  # as a copy whose first byte is staged does it
+    opened.writes.write(inode, 0, noise(size, 5))
+    opened.writes.truncate(inode, 4 * CHUNK)
+    finish(opened, file_pass, region)
+    expected = noise(size, 5).ljust(4 * CHUNK, b"\0")
+    assert content_of(opened, inode) == expected
+    ingest_all(opened)
+    assert content_of(opened, inode) == expected
+    assert pending_files(opened) == []
+
+
+def test_a_map_that_is_longer_than_the_file_keeps_the_state(opened: Store) -> None:
+    """At the end of a pass, extents behind the end stay hidden, and the next pass removes them."""
+    inode = new_file(opened, b"f", noise(3 * CHUNK))
+    file_pass, region = begin_region(opened, inode)
+    run(opened, region)
+    apply(opened, region)
+    (extent,) = opened.maps.overlapping(inode, 0, 1)
+    behind = dataclasses.replace(extent, start=8 * CHUNK)
+    with opened.index.change():
+        opened.maps.replace(inode, behind.start, behind.stop, [behind])
+    Applier(opened).end_pass(file_pass)
+    assert content_of(opened, inode) == noise(3 * CHUNK)
+    opened.writes.truncate(inode, 9 * CHUNK)
+    assert content_of(opened, inode) == noise(3 * CHUNK) + bytes(6 * CHUNK)
+    opened.writes.truncate(inode, 3 * CHUNK)
+    assert pending_files(opened) == [inode]
+    ingest_all(opened)
+    assert [*opened.maps.overlapping(inode, 3 * CHUNK, 1 << 40)] == []
+    assert opened.staging.find(inode) is None
