@@ -116,7 +116,8 @@ class Ingest:
 
         Returns:
             The files that were not ingested to their ends: a partial pass could not recognise the
-            format, or the file was cut meanwhile, or programs may still write it unseen.
+            format, or the file was cut meanwhile, or programs may still write it unseen. And those
+            whose mapped bytes are to be cut again when there is room.
 
         Raises:
             StoreFull: no room; bytes that are not in chunks are still staged.
@@ -134,6 +135,8 @@ class Ingest:
             unfinished |= {file_pass.inode for file_pass in passes} - advanced
             for file_pass in ended:
                 yield from self._end_pass(file_pass)
+                if not file_pass.is_cut:
+                    unfinished.add(file_pass.inode)
                 done()
                 yield Pause()
             passes = [region.file_pass for region in regions if not region.file_pass.done]

@@ -39,6 +39,7 @@ from modelfs.jobs.ingest.copies import CopyHints, copy_key
 from modelfs.jobs.ingest.external_data import ExternalData
 from modelfs.jobs.ingest.passes import Pass, Region, data_around
 from modelfs.store.chunks.writer import ChunkWriter, WriteResult
+from modelfs.store.disk.reserve import as_chunks
 from modelfs.store.files.content import Contents
 from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.files.tensors import TensorTable
@@ -66,6 +67,8 @@ class Worker:
         self._contents = store.contents
         self._maps = store.maps
         self._chunks = store.chunks
+        self._space = store.space
+        self._staging = store.staging
         self._chunk_size = store.superblock.chunk_size
         self._seed = store.superblock.hash_seed
         self._external_data = ExternalData(store)
@@ -102,8 +105,11 @@ class Worker:
             glue = [piece for piece in pieces if piece.role is Role.GLUE]
             for group in skeletons(glue, self._chunk_size):
                 _put(region, group, read_at, writer)
-        except FileNotFoundError:
-            return False  # the file was cut, and its staging file deleted
+        except OSError as exc:
+            # The file was cut, and its staging file deleted, or cut as well.
+            if isinstance(exc, FileNotFoundError) or region.was_cut:
+                return False
+            raise
         except CorruptData as exc:
             # Staged bytes above a damaged chunk stay staged, so nothing is lost.
             log.error("file %d cannot be ingested: %s", file_pass.inode, exc)
@@ -147,6 +153,7 @@ class Worker:
     def _changed_pieces(self, region: Region, cutter: Cutter) -> list[Piece]:
         """Return the region's pieces that have staged bytes, or no extent of their own."""
         changed: list[Piece] = []
+        recut: set[Piece] = set()
         for piece in cutter.pieces(data_around(region, self._maps, self._chunk_size)):
             if not region.owns(piece):
                 continue
@@ -158,7 +165,16 @@ class Worker:
                 region.unfinished.append(piece)  # its end may not be written yet
             else:
                 changed.append(piece)
+                if not is_staged:
+                    recut.add(piece)
+        if recut and not self._may_take(sum(piece.size for piece in recut)):
+            region.file_pass.is_cut = False
+            return [piece for piece in changed if piece not in recut]
         return changed
+
+    def _may_take(self, size: int) -> bool:
+        """Whether there is room for so many bytes beyond that for the chunks of staged bytes."""
+        return self._space.working_bytes >= as_chunks(size) + as_chunks(self._staging.bytes)
 
     def _keeps(self, region: Region, piece: Piece) -> bool:
         """Whether a piece that is mapped, but not as the cut has it, stays in its present chunks.

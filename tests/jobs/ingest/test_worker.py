@@ -4,10 +4,22 @@ import pytest
 
 from modelfs.jobs.drive import run
 from modelfs.jobs.ingest.job import Ingest
+from modelfs.store.disk.calls import drive
+from modelfs.store.disk.reserve import as_chunks
+from modelfs.store.disk.space import Space
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 from tests.support.run_jobs import collect, ingest_all
-from tests.support.stores import CHUNK, content_of, model_of, noise, pack_sizes, stored_file
+from tests.support.stores import (
+    CHUNK,
+    content_of,
+    model_of,
+    new_file,
+    noise,
+    pack_sizes,
+    pending_files,
+    stored_file,
+)
 
 MODEL = model_of(noise(4 * CHUNK, 1), noise(5 * CHUNK, 2))
 
@@ -67,3 +79,28 @@ def test_an_end_that_comes_back_is_shared_again(opened: Store) -> None:
     run(Ingest(opened).ingest([model]), opened)
     assert extents(opened, model) == before
     assert content_of(opened, model) == MODEL
+
+
+def test_without_room_mapped_bytes_stay_as_they_are(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Room that staged bytes will need is not used to cut others again; that is done later."""
+    whole = stored_file(opened, b"whole", bytes(7) + MODEL)
+    inode, at = new_file(opened, b"copy"), 0
+    while size := drive(opened.clones.clone(whole, at + 7, 1 << 40, inode, at), lambda _: None):
+        at += size
+    before = extents(opened, inode)
+    staged = new_file(opened, b"staged", noise(40 * CHUNK, 9))
+    room = as_chunks(40 * CHUNK) + as_chunks(len(MODEL)) - 1
+    with monkeypatch.context() as patch:
+        patch.setattr(Space, "working_bytes", room)
+        assert run(Ingest(opened).ingest([inode]), opened) == {inode}
+    assert extents(opened, inode) == before
+    assert pending_files(opened) == [inode, staged]
+    assert content_of(opened, inode) == MODEL
+    with monkeypatch.context() as patch:
+        patch.setattr(Space, "working_bytes", room + 1)
+        assert run(Ingest(opened).ingest([inode]), opened) == set()
+    assert pending_files(opened) == [staged]
+    assert [size for _, size in extents(opened, inode)] != [size for _, size in before]
+    assert content_of(opened, inode) == MODEL
