@@ -89,7 +89,8 @@ class Copier:
         Raises:
             InvalidArgument: the two ranges overlap.
             FileTooLarge: the target would be larger than the largest file size.
-            NotSupported: the kernel itself reads or writes one of the files, and so copies it.
+            NotSupported: the kernel itself reads or writes one of the files, and so copies it; or
+                as `_clone`.
             CorruptIndex: the records of a file are damaged, or extents of the source are missing.
             LostBytes: the disk has lost staged bytes of the source.
             FUSEError: as for a write of staged bytes.
@@ -105,7 +106,7 @@ class Copier:
             try:
                 if rest.copied:
                     await self._pause()
-                step = await self._clone(rest) or await self._copy_staged(rest)
+                step = await self._clone(rest, until) or await self._copy_staged(rest)
             except (ModelfsError, OSError, FUSEError):
                 if not rest.copied:
                     raise
@@ -128,15 +129,24 @@ class Copier:
             raise NotSupported("the kernel copies files itself that are passed through")
         return _Rest(inode, start, start + size, other, other_handle, at, pid)
 
-    async def _clone(self, rest: _Rest) -> int:
-        """Clone a slice, and return its bytes; 0 if the first one is staged, or at the end."""
-        clones = self._store.clones
-        async with self._changes.of_rows(SLICE_ROOM, rest.pid):
-            return await drive_async(
-                clones.clone(rest.source, rest.start, rest.stop, rest.target, rest.at), self._pause
-            )
+    async def _clone(self, rest: _Rest, until: float) -> int:
+        """Clone a slice, and return its bytes; 0 if the first one is staged, or at the end.
 
-    async def _pause(self, _: None = None) -> None:
+        Raises:
+            NotSupported: the extents behind an earlier truncation cannot be removed in time. The
+                kernel copies the bytes itself then.
+        """
+
+        async def pause(_: None) -> None:
+            if trio.current_time() > until:
+                raise NotSupported("a truncation of the file is not done yet")
+            await self._pause()
+
+        cloning = self._store.clones.clone(rest.source, rest.start, rest.stop, rest.target, rest.at)
+        async with self._changes.of_rows(SLICE_ROOM, rest.pid):
+            return await drive_async(cloning, pause)
+
+    async def _pause(self) -> None:
         await self._durability.pause()
 
     async def _copy_staged(self, rest: _Rest) -> int:

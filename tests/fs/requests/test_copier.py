@@ -7,10 +7,11 @@ import pytest
 import trio
 from pyfuse3 import FileHandleT, FUSEError
 
-from modelfs.errors import CorruptIndex, FileTooLarge, InvalidArgument, StoreFull
+from modelfs.errors import CorruptIndex, FileTooLarge, InvalidArgument, NotSupported, StoreFull
 from modelfs.fs.requests import copier as copier_module
 from modelfs.fs.requests.changes import Changes
 from modelfs.fs.requests.copier import Copier
+from modelfs.store.files import flush as flush_module
 from modelfs.store.files import map_edits
 from modelfs.store.index.records import SIZE_MAX
 from modelfs.store.index.tables import InodeNumber, Table, pair_key
@@ -248,3 +249,23 @@ async def test_bytes_that_became_chunks(
         at += size
     assert at == len(DATA)
     assert await served.content(inode) == DATA
+
+
+async def test_a_long_truncation_is_left_to_the_kernel(
+    served: Served, copier: Copier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy does not wait for the extents of a long file that was cut; the kernel copies then."""
+    monkeypatch.setattr(flush_module, "TRIM_SLICE", 1)
+    monkeypatch.setattr(copier_module, "COPY_SECONDS", -1.0)
+    inode, source = await served.chunked(b"f", DATA), await served.chunked(b"g", noise(50))
+    await served.set(inode, size=0)
+    target, handle = served.handles.open(inode, writable=True), reader(served, source)
+    refused = 0
+    for _ in range(len(DATA)):
+        try:
+            assert await copier.copy((handle, 0), (target, 0), 50, 1) == 50
+            break
+        except NotSupported:
+            refused += 1
+    assert refused > 1
+    assert await served.content(inode) == noise(50)
