@@ -30,6 +30,7 @@ from modelfs.fs.host.kernel import device_of_mount, raise_read_ahead
 from modelfs.fs.host.malloc import keep_heap
 from modelfs.fs.host.signals import received
 from modelfs.fs.mount_options import MountOptions
+from modelfs.fs.requests.changes import SyncOptions
 from modelfs.fs.requests.operations import Operations
 from modelfs.fs.requests.reader import Reader
 from modelfs.fs.requests.writer import Writer
@@ -129,7 +130,7 @@ class _Daemon:
                 self._background,
                 reader,
                 writer,
-                commits_names=self._options.commits_names,
+                sync=SyncOptions(self._options.commits_names, self._options.is_sync),
             )
             try:
                 pyfuse3.init(operations, str(mountpoint), self._options.for_kernel())

@@ -61,6 +61,7 @@ class Handle:
     writable: bool = False
     pid: int = 0  # of the program that opened it
     number: int = 0  # of the backing file that the kernel reads and writes; 0: none
+    durable: bool = False  # changes by it are durable before their replies
     ahead: ReadAheadState = field(default_factory=ReadAheadState)
     listing_end: int = 0  # the cookie before which a listing ends
     may_extend: bool = False  # the listing goes on once more, to the names created meanwhile
@@ -94,12 +95,18 @@ class Handles:
             raise InvalidArgument(f"no open file {handle}") from None
 
     def open(
-        self, inode: InodeNumber, *, writable: bool, pid: int = 0, number: int = 0
+        self,
+        inode: InodeNumber,
+        *,
+        writable: bool,
+        pid: int = 0,
+        number: int = 0,
+        durable: bool = False,
     ) -> FileHandleT:
         """Open a file or directory; its handle is never used again."""
         handle = FileHandleT(self._next)
         self._next += 1
-        self._open[handle] = Handle(inode, writable, pid, number)
+        self._open[handle] = Handle(inode, writable, pid, number, durable)
         self._counts[inode] = self._counts.get(inode, 0) + 1
         if writable:
             self._writers[inode] = self._writers.get(inode, 0) + 1

@@ -22,7 +22,12 @@ class MountOptions:
     @property
     def passes_through(self) -> bool:
         """Whether to ask the kernel for passthrough. Only root may give it files."""
-        return self.passthrough and not (self.read_only or "sync" in self.options or os.geteuid())
+        return self.passthrough and not (self.read_only or self.is_sync or os.geteuid())
+
+    @property
+    def is_sync(self) -> bool:
+        """Whether a change of content is durable before its reply."""
+        return "sync" in self.options
 
     @property
     def commits_names(self) -> bool:

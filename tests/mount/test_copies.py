@@ -1,5 +1,6 @@
 """Copies inside a mount, by `cp` and by copy_file_range(2)."""
 
+import ctypes
 import errno
 import os
 import resource
@@ -307,3 +308,39 @@ def test_files_that_the_kernel_writes(fuse: None, store: Path, tmp_path: Path) -
         mount.cool()
         assert (mount.path / "c").read_bytes() == DATA[: 2 * MB] + DATA[:MB] + DATA[3 * MB :]
         assert chunks(mount) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [((), os.O_SYNC), ((), os.O_DSYNC), (("-o", "sync"), 0)],
+    ids=["O_SYNC", "O_DSYNC", "mount"],
+)
+def test_durable_copies_and_holes(
+    fuse: None, store: Path, tmp_path: Path, options: tuple[str, ...], flag: int
+) -> None:
+    """With O_SYNC, or the mount option, a copy and a hole survive a kill of the daemon."""
+    flags = os.O_CREAT | os.O_RDWR | flag
+    with mounted(store, tmp_path / "mnt", *options) as mount:
+        source = mount.path / "a"
+        source.write_bytes(DATA)
+        (mount.path / "holes").write_bytes(DATA)
+        mount.sync()
+        with opened(source, 0) as fd, opened(mount.path / "b", flags) as target:
+            copied = 0
+            while size := os.copy_file_range(fd, target, len(DATA)):
+                copied += size
+            assert copied == len(DATA)
+        with opened(mount.path / "holes", flags) as fd:
+            fallocate(fd, 3, MB, MB)
+            fallocate(fd, 0, 0, len(DATA) + MB)
+        mount.kill()
+        mount.start()
+        assert (mount.path / "b").read_bytes() == DATA
+        expected = DATA[:MB] + bytes(MB) + DATA[2 * MB :] + bytes(MB)
+        assert (mount.path / "holes").read_bytes() == expected
+
+
+def fallocate(fd: int, mode: int, start: int, size: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    failed = libc.fallocate(fd, mode, ctypes.c_int64(start), ctypes.c_int64(size))
+    assert not failed, os.strerror(ctypes.get_errno())

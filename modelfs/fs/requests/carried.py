@@ -15,6 +15,7 @@ from typing import Final
 
 from pyfuse3 import FileHandleT, RequestContext
 
+from modelfs.fs.background.durability import Durability
 from modelfs.fs.handles import Handles
 from modelfs.fs.host import session_io
 from modelfs.fs.requests.allocator import Allocator
@@ -36,13 +37,19 @@ class CarriedRequests:
     """The handlers, by opcode."""
 
     def __init__(
-        self, handles: Handles, seeker: Seeker, allocator: Allocator, copier: Copier
+        self,
+        handles: Handles,
+        seeker: Seeker,
+        allocator: Allocator,
+        copier: Copier,
+        durability: Durability,
     ) -> None:
         """Make the handlers; the requests come from now on."""
         self._handles = handles
         self._seeker = seeker
         self._allocator = allocator
         self._copier = copier
+        self._durability = durability
         self._handlers: dict[int, Handler] = {
             session_io.LSEEK: self.lseek,
             session_io.FALLOCATE: self.fallocate,
@@ -65,6 +72,7 @@ class CarriedRequests:
         handle, start, length, mode = _FALLOCATE.unpack_from(body)
         inode = self._handles[FileHandleT(handle)].inode
         await self._allocator.allocate(inode, start, start + length, mode, ctx.pid)
+        await self._end_change(FileHandleT(handle))
         return b""
 
     @replies
@@ -72,4 +80,15 @@ class CarriedRequests:
         handle, start, _, other, at, size = _COPY.unpack_from(body)
         source, target = (FileHandleT(handle), start), (FileHandleT(other), at)
         copied = await self._copier.copy(source, target, min(size, _COPIED_MAX), ctx.pid)
+        await self._end_change(target[0])
         return _COPIED.pack(copied, 0)
+
+    async def _end_change(self, handle: FileHandleT) -> None:
+        """Make a change of a file durable, if it was opened for that: the kernel asks for no fsync.
+
+        Raises:
+            LostBytes, StoreFull, OSError: it cannot be made durable.
+        """
+        if self._handles[handle].durable:
+            await self._durability.flush(self._handles[handle].inode)
+            await self._durability.commit()

@@ -14,13 +14,23 @@ in memory, and a commit makes the name durable before the reply.
 
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Final
+from typing import Final, NamedTuple
 
 from modelfs.fs.background.scheduler import Scheduler
 from modelfs.store.disk.space import Space
 
 # Bytes reserved in the index for a name or an attribute.
 NAME_ROOM: Final = 4096
+
+
+class SyncOptions(NamedTuple):
+    """The kinds of changes that are durable before a reply, by mount(8)'s options."""
+
+    names: bool = False  # `sync` or `dirsync`
+    content: bool = False  # `sync`
+
+
+NOT_SYNC: Final = SyncOptions()
 
 
 class Changes:

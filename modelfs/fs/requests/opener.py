@@ -37,12 +37,16 @@ class Opener:
         passthrough: Passthrough,
         privileges: Privileges,
         durability: Durability,
+        *,
+        is_sync: bool = False,
     ) -> None:
+        """Make an opener; with `is_sync`, the mount has the option `sync`."""
         self._contents = contents
         self._handles = handles
         self._passthrough = passthrough
         self._privileges = privileges
         self._durability = durability
+        self._is_sync = is_sync
 
     def open(self, inode: InodeNumber, flags: int, pid: int) -> FileHandleT:
         """Open a file, and return its handle.
@@ -52,7 +56,8 @@ class Opener:
         """
         writable = wants_to_write(flags)
         number = self._passthrough.open(inode, flags, writable=writable)
-        return self._handles.open(inode, writable=writable, pid=pid, number=number)
+        durable = self._is_sync or bool(flags & DURABLE)
+        return self._handles.open(inode, writable=writable, pid=pid, number=number, durable=durable)
 
     async def prepare(self, fh: FileHandleT, flags: int) -> None:
         """Do all that an open file which the kernel serves needs before its program may write.

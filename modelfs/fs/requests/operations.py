@@ -61,7 +61,7 @@ from modelfs.fs.requests.attributes import (
 )
 from modelfs.fs.requests.boundary import replies, silent
 from modelfs.fs.requests.carried import CarriedRequests
-from modelfs.fs.requests.changes import NAME_ROOM, Changes
+from modelfs.fs.requests.changes import NAME_ROOM, NOT_SYNC, Changes, SyncOptions
 from modelfs.fs.requests.copier import Copier
 from modelfs.fs.requests.lookups import Lookups
 from modelfs.fs.requests.opener import Opener, wants_to_write
@@ -102,20 +102,34 @@ class Operations(pyfuse3.Operations):
         reader: Reader,
         writer: Writer,
         *,
-        commits_names: bool = False,
+        sync: SyncOptions = NOT_SYNC,
     ) -> None:
-        """Make the handlers; with `commits_names`, names are durable before a reply."""
+        """Make the handlers.
+
+        Args:
+            store: to serve.
+            handles: of the mount.
+            background: work beside the requests.
+            reader: of files.
+            writer: of files.
+            sync: the changes that are durable before a reply.
+        """
         super().__init__()
         self._store = store
         self._handles = handles
         self.passthrough = Passthrough(store, handles)
         self._privileges = Privileges(store, background.durability.flush)
         self._opener = Opener(
-            store.contents, handles, self.passthrough, self._privileges, background.durability
+            store.contents,
+            handles,
+            self.passthrough,
+            self._privileges,
+            background.durability,
+            is_sync=sync.content,
         )
         self._reader = reader
         self._writer = writer
-        self._changes = Changes(store.space, background, commits_names=commits_names)
+        self._changes = Changes(store.space, background, commits_names=sync.names)
         self._durability = background.durability
         self._ingest = background.ingest
         self._gc = background.gc
@@ -129,6 +143,7 @@ class Operations(pyfuse3.Operations):
             Seeker(store, handles),
             Allocator(store, background, self._changes),
             Copier(store, handles, background, self._changes, self.write),
+            background.durability,
         )
         self.begun = trio.Event()  # set when the kernel is about to send requests
 

@@ -93,6 +93,7 @@ class WholeFile(WindowFile):
         self.generation: Final = generation
         self.live = live
         self.was_recorded = False  # a row named it once, and the last commit may have that row
+        self.cuts = 0  # truncations by this process
         self.opens = 0  # open files for which the kernel uses it
         self._writable = writable
         self._last: DiskStamp | None = None  # at the last look
@@ -246,6 +247,7 @@ class WholeFile(WindowFile):
         except OSError as exc:
             exc.filename = str(file.path)
             raise
+        self.cuts += 1
         self._last = None
 
     def punch(self, start: int, stop: int) -> None:

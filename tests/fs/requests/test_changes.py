@@ -7,7 +7,7 @@ import pytest
 from pyfuse3 import InodeT, XAttrNameT
 
 from modelfs.errors import StoreFull
-from modelfs.fs.requests.changes import NAME_ROOM
+from modelfs.fs.requests.changes import NAME_ROOM, SyncOptions
 from modelfs.fs.requests.operations import Operations
 from tests.support.served_store import (
     ASKED,
@@ -62,7 +62,7 @@ async def test_synchronous_names(served: Served, applied: Counting[..., None]) -
         served.background,
         served.reader,
         served.writer,
-        commits_names=True,
+        sync=SyncOptions(names=True),
     )
     changes: tuple[Callable[[], Awaitable[object]], ...] = (
         lambda: operations.mkdir(TOP, named("d"), FOLDER_MODE, ASKED),

@@ -11,6 +11,7 @@ import pytest
 from modelfs.errors import LostBytes
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.ingest.apply import Applier
+from modelfs.jobs.ingest.worker import Worker
 from modelfs.store.disk.calls import run_here
 from modelfs.store.files import whole_file
 from modelfs.store.files.attributes import Change
@@ -615,3 +616,26 @@ def test_no_descriptor_is_kept_of_a_durable_file(opened: Store) -> None:
     with passed(opened, inodes[0]):
         assert whole_of(opened, inodes[0]) in opened.staging._kept
     assert new_file(opened, b"other")
+
+
+def test_a_cut_during_a_region_is_no_failure_of_the_disk(opened: Store) -> None:
+    """A region that lacks bytes, because the file was truncated meanwhile, is not done."""
+    inode = passed_file(opened, b"f", DATA)
+    assert opened.staging.wholes.prove_final(staged_of(opened, inode))
+    _, region = begin_region(opened, inode)
+    opened.writes.truncate(inode, 10)
+    done, _ = Worker(opened).work([region], opened.writer())
+    assert done == []
+    ingest_all(opened)
+    assert content_of(opened, inode) == DATA[:10]
+
+
+def test_a_disk_that_cuts_a_file_has_failed(opened: Store) -> None:
+    """Without a truncation by this process, a file that is too short is an error."""
+    inode = passed_file(opened, b"f", DATA)
+    assert opened.staging.wholes.prove_final(staged_of(opened, inode))
+    _, region = begin_region(opened, inode)
+    os.truncate(path_of(opened, whole_of(opened, inode)), 10)
+    with pytest.raises(OSError, match="cut short"):
+        Worker(opened).work([region], opened.writer())
+    opened.writes.truncate(inode, 10)
