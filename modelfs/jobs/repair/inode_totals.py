@@ -13,7 +13,7 @@ chunk, and the staging files are set aside.
 
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.store.files.inode_totals import Totals, count_totals
-from modelfs.store.files.window import is_shared, window_name, window_of
+from modelfs.store.files.window import window_name, window_of
 from modelfs.store.index.counters import windows_of_checksums
 from modelfs.store.index.records import Inode, WindowRanges
 from modelfs.store.index.tables import (
@@ -74,13 +74,11 @@ def _set_aside(context: RepairContext, table: Table, node: Inode) -> int:
 
 def _in_place(context: RepairContext, inode: int) -> int:
     """Return how many broken rows of an inode are under their own keys."""
-    names = context.store.staging.directory.names()
-    with_file = {window_of(name) for name in names}
-    shares = any(window_of(name) == (inode, 0) and is_shared(name) for name in names)
+    with_file = {window_of(name) for name in context.store.staging.directory.names()}
     windows = {
         key
         for key in context.reported.broken[Table.STAGED]
-        if len(key) == 16 and (pair_of(key) in with_file or (shares and number_of(key) == inode))
+        if len(key) == 16 and pair_of(key) in with_file
     }
     lost = {
         key

@@ -7,13 +7,12 @@ which of the 1,000 bytes are right is open: all are lost, and the file goes to q
 
 import os
 import stat
-from collections.abc import Iterator
 
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.jobs.repair.lost_ranges import lose_ranges
 from modelfs.store.disk.sparse import data_ranges
 from modelfs.store.files.staged_checksums import has_checksum, may_be_shorter, remove_checksum
-from modelfs.store.files.window import WHOLE, WINDOW, is_whole, origin_of, window_name
+from modelfs.store.files.window import WHOLE, WINDOW, origin_of, window_name
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import SIZE_MAX, WindowRanges
 from modelfs.store.index.tables import Table, pair_key, pair_of
@@ -109,12 +108,6 @@ def _lose_window(context: RepairContext, inode: int, number: int) -> None:
     start = number * WINDOW
     if node is None or not stat.S_ISREG(node.mode) or start >= node.size:
         return
-    if whole := [key for key, row in _rows_of(context, inode) if is_whole(row.generation)]:
-        # It has the bytes: without checksums, it counts in place of its rows.
-        for key in whole:
-            remove_checksum(context.index, key)
-        context.repaired(f"inode {inode}: its staging file has the bytes of a damaged record")
-        return
     staging = context.store.staging.directory
     lost, longest = RangeSet(), start
     for generation in (0, WHOLE):
@@ -134,12 +127,7 @@ def _lose_window(context: RepairContext, inode: int, number: int) -> None:
 
 def _has_rows(context: RepairContext, inode: int, name: str) -> bool:
     """Whether a staging file is of a window that has a row. A whole file has several."""
-    rows = _rows_of(context, inode)
-    return any(window_name(*pair_of(key), row.generation) == name for key, row in rows)
-
-
-def _rows_of(context: RepairContext, inode: int) -> Iterator[tuple[bytes, WindowRanges]]:
-    """Yield the rows of an inode's windows."""
-    for key, row in context.rows(Table.STAGED):
-        if pair_of(key)[0] == inode:
-            yield key, row
+    return any(
+        pair_of(key)[0] == inode and window_name(*pair_of(key), row.generation) == name
+        for key, row in context.rows(Table.STAGED)
+    )

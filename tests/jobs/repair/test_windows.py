@@ -1,18 +1,15 @@
 """Repair of staged windows: bytes that may be lost fail to read, and all others stay."""
 
 import os
-from pathlib import Path
 
 import pytest
 
-from modelfs.jobs.check.fsck import check
-from modelfs.jobs.repair.context import Outcome
 from modelfs.jobs.repair.quarantine import FOLDER
 from modelfs.jobs.repair.run import repair
 from modelfs.store.folder import STAGING
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import WindowRanges
-from modelfs.store.index.tables import Table, pair_key
+from modelfs.store.index.tables import Table
 from modelfs.store.store import Store
 from tests.support.byte_damage import (
     PIECE,
@@ -24,11 +21,9 @@ from tests.support.byte_damage import (
     mend,
     unreadable,
 )
-from tests.support.damaged_rows import damage_row
-from tests.support.kernel_writes import passed_file
 from tests.support.run_jobs import ingest_all
 from tests.support.sample_store import Sample
-from tests.support.stores import WINDOW, content_of, new_store, noise
+from tests.support.stores import noise
 
 STAGED = b"/staged"
 
@@ -84,21 +79,3 @@ def test_a_short_staging_file_without_a_row(sample: Sample, good: Contents) -> N
     report = repair(sample.path, data=True)
     assert [action.files for action in report.actions if STAGED in action.files]
     assert unreadable(sample.path, STAGED, content) == set(range(4))
-
-
-@pytest.mark.usefixtures("windows")
-@pytest.mark.parametrize("number", range(4))
-def test_a_damaged_row_of_a_whole_file(tmp_path: Path, number: int) -> None:
-    """The file has the bytes of all its windows, so none of them are zeros, and none are lost."""
-    path, data = new_store(tmp_path), noise(3 * WINDOW + 100)
-    with Store(path) as store:
-        inode = passed_file(store, b"f", data)
-    assert damage_row(path / "index", Table.STAGED, number) == pair_key(inode, number)
-    report = repair(path)
-    assert report.left == 0
-    assert {action.outcome for action in report.actions} == {Outcome.REPAIRED}
-    with Store(path) as store:
-        assert content_of(store, inode) == data
-        ingest_all(store)
-        assert content_of(store, inode) == data
-        assert check(store, data=True) == []
