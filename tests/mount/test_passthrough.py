@@ -16,7 +16,6 @@ import pytest
 
 from modelfs.store.disk.allocation import KEEP_SIZE, PUNCH_HOLE
 from tests.support.file_data import data_of
-from tests.support.loop_disks import disk, free
 from tests.support.mounts import (
     Mount,
     modelfs,
@@ -390,18 +389,3 @@ def test_many_small_files(passing: Mount) -> None:
     assert staged(passing) == set()
     for number in range(500):
         assert int((passing.path / f"{number}").read_bytes()) % 500 == number
-
-
-def test_a_file_of_more_than_half_of_the_room(fuse: None, tmp_path: Path) -> None:
-    """It becomes chunks in parts, each of which gives its room back."""
-    data = noise(250 << 20)
-    with disk(tmp_path / "image", tmp_path / "disk", 460 << 20) as path:
-        modelfs("mkfs", path / "store")
-        with mounted(path / "store", tmp_path / "mnt", "--passthrough") as mount:
-            (mount.path / "f").write_bytes(data)
-            assert is_passed(mount.store / "staging")
-            mount.sync()
-            assert staged(mount) == set()
-            assert (mount.path / "f").read_bytes() == data
-            assert free(path) > 150 << 20
-        modelfs("fsck", "--data", path / "store")

@@ -10,7 +10,6 @@ writes them. Had the disk been full at the second one, the result would be 1,022
 request would get ENOSPC.
 """
 
-import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -18,7 +17,7 @@ from typing import Final
 import trio
 from pyfuse3 import FileHandleT, FUSEError
 
-from modelfs.errors import BytesMoved, FileTooLarge, InvalidArgument, ModelfsError, NotSupported
+from modelfs.errors import FileTooLarge, InvalidArgument, ModelfsError, NotSupported
 from modelfs.fs.background.scheduler import Scheduler
 from modelfs.fs.handles import Handles
 from modelfs.fs.requests.changes import Changes
@@ -155,9 +154,8 @@ class Copier:
         start, stop = self._store.clones.first_staged(rest.source, rest.start, rest.stop)
         size = stop - start if start == rest.start else STAGED_STEP
         contents = self._store.contents
-        size = min(size, STAGED_STEP, rest.stop - rest.start)
-        while True:
-            runs = contents.plan(rest.source, rest.start, size)
-            with contextlib.suppress(BytesMoved):
-                data = await trio.to_thread.run_sync(contents.gather, runs)
-                return await self._write(rest.handle, rest.at, data) if data else 0
+        runs = contents.plan(
+            rest.source, rest.start, min(size, STAGED_STEP, rest.stop - rest.start)
+        )
+        data = await trio.to_thread.run_sync(contents.gather, runs)
+        return await self._write(rest.handle, rest.at, data) if data else 0

@@ -8,14 +8,12 @@ the staged part is read from the page cache, the chunk's bytes are copied from t
 chunks. If the page cache lacks the staged part, a thread fills the whole buffer again.
 """
 
-import contextlib
 import errno
 import os
 from typing import Final
 
 import trio
 
-from modelfs.errors import BytesMoved
 from modelfs.fs.handles import Handle
 from modelfs.fs.requests.readahead import ReadAhead
 from modelfs.store.chunks.cache import CAPACITY
@@ -55,12 +53,6 @@ class Reader:
             LostBytes: the disk has lost staged bytes.
             OSError: the backing disk failed.
         """
-        while True:
-            with contextlib.suppress(BytesMoved):
-                return await self._read(handle, offset, size)
-
-    async def _read(self, handle: Handle, offset: int, size: int) -> memoryview:
-        """Plan a read and do it. Raises as `read`, and BytesMoved: it has to be planned again."""
         runs = self._contents.plan(handle.inode, offset, size)
         self._ahead.follow(handle.ahead, handle.inode, offset, offset + _size(runs))
         if await self._ahead.wait(handle.ahead, runs):

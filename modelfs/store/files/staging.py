@@ -31,7 +31,6 @@ index (see `staging_rows`), as of the commit that it reads. It keeps the names o
 it has compared with their checksums.
 """
 
-import dataclasses
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -44,17 +43,9 @@ from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.files.staging_rows import StagingRows
 from modelfs.store.files.whole_file import WholeFile
 from modelfs.store.files.whole_files import WholeFiles
-from modelfs.store.files.window import (
-    DIVIDED,
-    GENERATION_BITS,
-    StagedSum,
-    Window,
-    window_name,
-    window_of,
-)
+from modelfs.store.files.window import WHOLE, StagedSum, Window, window_name, window_of
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.index import Index
-from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.tables import InodeNumber
 
 log = logging.getLogger(__name__)
@@ -69,7 +60,6 @@ class Staging:
 
     def __init__(self, folder: Directory, index: Index, *, read_only: bool = False) -> None:
         self.directory = folder
-        self._index = index
         self._others_write = index.rows.others_write
         self._files = Descriptors(folder, os.O_RDONLY if read_only else os.O_RDWR)
         self.deletes = DeferredDeletes(folder, self._files)
@@ -172,29 +162,8 @@ class Staging:
         self._created += 1
         return whole
 
-    def divide(self, staged: StagedFile) -> bool:
-        """Let the windows of a whole file be as those with files of their own: see `whole_file`.
-
-        Returns:
-            Whether they are. Not if the file was changed since its last flush, or programs use it.
-        """
-        whole = staged.whole
-        assert whole is not None, "no whole file"
-        if staged.dirty or staged.flushing or staged.lost_bytes or not whole.is_unused():
-            return False
-        with self._index.change():
-            for window in staged.windows.values():
-                divided = dataclasses.replace(window, generation=window.generation | DIVIDED)
-                self.rows.record(staged.inode, divided, RangeSet())
-        for window in staged.windows.values():
-            window.generation |= DIVIDED
-        whole.divided = True
-        staged.whole = None
-        staged.generation += 1
-        return True
-
     def _next_generation(self) -> int:
-        self._generation = (self._generation + 1) % (1 << GENERATION_BITS)
+        self._generation = (self._generation + 1) % WHOLE
         return self._generation
 
     def supersede(self, staged: StagedFile, window: Window) -> None:
@@ -206,7 +175,7 @@ class Staging:
         window.count_in(None)
         if window.recorded:
             staged.superseded.append(window)
-        if window.recorded or window.shares_file:
+        if window.recorded or window.is_whole:
             return
         window.file.forget()
         deleted = [window.file.name]
@@ -223,12 +192,11 @@ class Staging:
             self.rows.delete(staged.inode, window)
         for window in windows:
             window.count_in(None)
-            if not window.shares_file:
+            if not window.is_whole:
                 window.file.forget()
                 self.deletes.after_commit(window.file.name)
             if staged.windows.get(window.number) is window:
                 del staged.windows[window.number]
-        self.wholes.give_back(staged, [window for window in windows if window.is_divided])
 
     def drop_superseded(self, staged: StagedFile, windows: Iterable[Window]) -> None:
         """Drop windows that a truncation superseded, as `drop` does."""

@@ -28,14 +28,7 @@ from modelfs.store.files.staged_checksums import (
 )
 from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.files.whole_file import WholeFile
-from modelfs.store.files.window import (
-    WHOLE,
-    WINDOW,
-    Window,
-    is_whole,
-    origin_of,
-    window_name,
-)
+from modelfs.store.files.window import WHOLE, WINDOW, Window, origin_of, window_name
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.index import Index
 from modelfs.store.index.ranges import RangeSet
@@ -160,9 +153,7 @@ class StagingRows:
             written.remove(low, high)
         if row.generation & WHOLE:
             file = whole = self._whole_file(windows, name, row.generation)
-            whole.divided = not is_whole(row.generation)
-            is_exact = whole.divided or has_checksum(self._index, key, row)
-            whole.resume(written, lost, is_exact=is_exact)
+            whole.resume(written, lost, is_exact=has_checksum(self._index, key, row))
         else:
             file = WindowFile(self._files, name, self._kept, written=written, lost=lost)
         windows[number] = Window(number, row.generation, file, row.ranges, recorded=True)
@@ -192,11 +183,7 @@ class StagingRows:
                 # A truncation cut them off. The inode record has it, the window's row has not yet.
                 window.file.cut(max(0, node.size - window.start), WINDOW)
                 window.ranges.remove(node.size, window.ranges.stop)
-        wholes = (
-            window.file
-            for window in windows.values()
-            if window.is_whole and isinstance(window.file, WholeFile)
-        )
+        wholes = (window.file for window in windows.values() if isinstance(window.file, WholeFile))
         staged = StagedFile(
             inode,
             node.size,

@@ -24,12 +24,6 @@ bytes of a whole file count as written since the last look that found a change. 
 healed only if they are cut off, such as by O_TRUNC. The kernel's own reads return the bytes of the
 disk.
 
-While a file is whole, its bytes give their room back together, at the end of its ingest. If there
-is no room for all of its chunks until then, and no program has it open or mapped, it is *divided*:
-its windows are then as those with files of their own, for writes and after a crash, too. As each is
-dropped, its range becomes a hole with the next commit. A read that was planned before that checks
-afterwards whether its window is still there, and is planned again if not.
-
 Example. A program creates inode 5 and writes 100 MiB: the file 5-w-1 has a size of 100 MiB, and a
 look finds the windows 0 and 1. The program maps the file, closes it, and one second later ingest is
 refused a lease. The program ends: the lease is granted, and ingest makes chunks of both windows.
@@ -45,16 +39,15 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from modelfs.errors import BytesMoved, NotSupported
+from modelfs.errors import NotSupported
 from modelfs.store.disk import lease
 from modelfs.store.disk.allocation import punch
 from modelfs.store.disk.descriptors import Descriptor, Descriptors
 from modelfs.store.disk.sparse import data_ranges
 from modelfs.store.files.clock import STEP_NS
-from modelfs.store.files.window import WINDOW, windows_of
+from modelfs.store.files.window import WINDOW
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import SIZE_MAX
 
 DiskStamp = tuple[int, int, int]  # size, mtime and ctime, of a file on the disk
 
@@ -101,11 +94,9 @@ class WholeFile(WindowFile):
         self.live = live
         self.was_recorded = False  # a row named it once, and the last commit may have that row
         self.cuts = 0  # truncations by this process
-        self.divided = False  # its windows are as those with files of their own
         self.opens = 0  # open files for which the kernel uses it
         self._writable = writable
         self._last: DiskStamp | None = None  # at the last look
-        self._given_back = RangeSet()  # of dropped windows; from the next commit on they are holes
         # An mtime that a program has set, after the disk's own, which may be less exact.
         self._given_mtime = (0, 0)
 
@@ -229,30 +220,6 @@ class WholeFile(WindowFile):
             data.update(_windows_with_data(file.fd, data.stop, size))
         return data
 
-    # -- a divided file
-
-    def gave_back(self, start: int, stop: int) -> None:
-        """Note that a window was dropped: its bytes are in chunks, and are to become a hole."""
-        with self._lock:
-            self._given_back.add(start, stop)
-
-    def check(self, file: Descriptor, start: int, stop: int) -> None:
-        """Check bytes that were just read.
-
-        Raises:
-            LostBytes: as of any staging file.
-            BytesMoved: their window was dropped since the read was planned, so they may be zeros.
-            FileNotFoundError: the same beside a writer, as of a file that was deleted.
-        """
-        super().check(file, start, stop)
-        if not self.divided:
-            return
-        if self._kept_files is None:
-            _check_windows(file.fd, start, stop)
-        with self._lock:
-            if next(self._given_back.within(start, stop), None) is not None:
-                raise BytesMoved(f"bytes of the staging file {self.name} are in chunks by now")
-
     # -- changes by this process
 
     def writable_descriptor(self) -> Descriptor:
@@ -330,15 +297,3 @@ def _windows_with_data(fd: int, start: int, size: int) -> RangeSet:
         start = min(size, (low // WINDOW + 1) * WINDOW)
         data.add(low, start)
     return data
-
-
-def _check_windows(fd: int, start: int, stop: int) -> None:
-    """Check that windows of a divided file still have data, as each had when it got its row.
-
-    Raises:
-        FileNotFoundError: one has none.
-    """
-    for number in sorted(windows_of(start, stop)):
-        first = next(data_ranges(fd, number * WINDOW), (SIZE_MAX, 0))[0]
-        if first >= (number + 1) * WINDOW:
-            raise FileNotFoundError(errno.ENOENT, "a window of a staging file was dropped")

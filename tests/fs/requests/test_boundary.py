@@ -15,7 +15,6 @@ from modelfs.fs.requests.operations import Operations
 
 ERRNOS = {
     "ModelfsError": errno.EIO,
-    "BytesMoved": errno.EIO,
     "NotFound": errno.ENOENT,
     "AlreadyExists": errno.EEXIST,
     "NotADirectory": errno.ENOTDIR,

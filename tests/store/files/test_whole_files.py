@@ -549,6 +549,18 @@ def test_a_hole_below_extents_of_a_pass_that_was_given_up(box: Box) -> None:
     assert content_of(store, inode) == expected
 
 
+def test_no_room_for_chunks(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No pass begins that would fill the disk and give nothing back."""
+    inode = passed_file(opened, b"f", DATA)
+    with monkeypatch.context() as patch:
+        patch.setattr(type(opened.space), "working_bytes", len(DATA))
+        ingest_all(opened)
+        assert staged_of(opened, inode).whole is not None
+        assert opened.stored_bytes is not None
+    ingest_all(opened)
+    assert content_of(opened, inode) == DATA
+
+
 def test_a_file_that_is_gone(box: Box, caplog: pytest.LogCaptureFixture) -> None:
     """A missing staging file is an error of reads, and is healed by O_TRUNC."""
     inode = passed_file(box.store, b"f", DATA)
