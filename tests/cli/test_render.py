@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelfs.cli.escape import plain
 from modelfs.cli.render import add_row, counted, human_size, new_table, percent, show_table
 
 
@@ -34,20 +33,6 @@ def test_sizes(size: int, text: str) -> None:
 def test_sizes_are_short(size: int) -> None:
     """No size takes more than nine columns."""
     assert len(human_size(size)) <= 9
-
-
-@given(st.binary().map(lambda name: name.decode(errors="surrogateescape")) | st.text())
-def test_names_are_harmless(name: str) -> None:
-    """Any name, of bytes or of a tensor, is shown as one line of printable characters."""
-    assert plain(name).isprintable()
-    plain(name).encode()
-
-
-def test_names_are_readable() -> None:
-    """Letters of all languages are shown unchanged, all else as escapes."""
-    assert plain("模型.safetensors") == "模型.safetensors"
-    assert plain("a\x1b[31m\n") == "a\\x1b[31m\\n"
-    assert plain("caf\udce9") == "caf\\xe9"
 
 
 def test_no_markup(capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,19 +55,6 @@ def test_another_size_is_refused(codec: GeneralCodec, size: int) -> None:
         codec.decode(stored, size)
 
 
-def test_zstd_refuses_what_follows_a_frame() -> None:
-    """A chunk is one frame, with nothing behind it."""
-    codec = GENERAL[CodecId.ZSTD]
-    with pytest.raises(ValueError, match=r"."):
-        codec.decode(codec.encode(b"text") + b"more", 4)
-
-
-def test_zstd_makes_text_smaller() -> None:
-    """Repetitive bytes take less room than they are."""
-    raw = b"some text, " * 1000
-    assert len(GENERAL[CodecId.ZSTD].encode(raw)) < len(raw) // 10
-
-
 @pytest.mark.parametrize("number", CODECS, ids=lambda number: number.name)
 def test_old_stores_stay_readable(number: CodecId) -> None:
     """The stored form is pinned. A missing file means: new codec, add its golden pair."""

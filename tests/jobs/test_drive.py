@@ -14,8 +14,6 @@ from trio.testing import wait_all_tasks_blocked
 
 from modelfs.errors import NotFound, StoreFull
 from modelfs.fs.background.drive import Driver
-from modelfs.fs.background.durability import Durability
-from modelfs.fs.background.pack_lock import PackLock
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.drive import COMMIT_SECONDS, run, run_and_commit
 from modelfs.jobs.steps import (
@@ -51,22 +49,6 @@ class Drive(Protocol):
     """Runs a job to its end."""
 
     async def __call__(self, job: Job[T]) -> T: ...
-
-
-@pytest.fixture
-def workers() -> trio.CapacityLimiter:
-    return trio.CapacityLimiter(1)
-
-
-@pytest.fixture
-def pack_lock() -> PackLock:
-    return PackLock()
-
-
-@pytest.fixture
-def driver(opened: Store, workers: trio.CapacityLimiter, pack_lock: PackLock) -> Driver:
-    """The driver for an event loop."""
-    return Driver(Durability(opened, workers), workers, pack_lock)
 
 
 @pytest.fixture(params=["here and now", "on an event loop"])
@@ -215,48 +197,6 @@ async def test_a_job_with_a_right_gets_no_second_one(drive: Drive, hold: Hold) -
     with pytest.raises((AssertionError, RuntimeError)):
         await drive(hold(part()))
     await drive(hold(pausing([None])))
-
-
-async def test_rights_are_those_of_the_pack_lock(driver: Driver, pack_lock: PackLock) -> None:
-    """While packs are pinned, jobs append; those that delete packs wait, or are left out."""
-    done: list[str] = []
-
-    def part(name: str) -> Job[str]:
-        yield Work(partial(done.append, name))
-        return name
-
-    async with trio.open_nursery() as nursery, pack_lock.pinned():
-        nursery.start_soon(driver.run, exclusive(part("waits")))
-        assert await driver.run(unless_pinned(part("left out"))) is None
-        assert await driver.run(appending(part("appends"))) == "appends"
-        await wait_all_tasks_blocked()
-        assert done == ["appends"]
-    assert await driver.run(unless_pinned(part("last"))) == "last"
-    assert done == ["appends", "waits", "last"]
-
-
-async def test_a_job_cancelled_while_it_waits_for_a_right_leaves_it_to_others(
-    driver: Driver, pack_lock: PackLock
-) -> None:
-    """A job that is cancelled before it has the right does nothing, and cleans up around it."""
-    events: list[str] = []
-
-    def part() -> Job[None]:
-        events.append("ran")
-        yield Pause()
-
-    def job() -> Job[None]:
-        try:
-            yield from exclusive(part())
-        finally:
-            events.append("cleaned up")
-
-    async with pack_lock.pinned():
-        with trio.move_on_after(0.01) as scope:
-            await driver.run(job())
-    assert scope.cancelled_caught
-    assert events == ["cleaned up"]
-    await driver.run(exclusive(pausing([None])))
 
 
 # -- commits

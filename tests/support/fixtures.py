@@ -5,7 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trio
 
+from modelfs.fs.background.drive import Driver
+from modelfs.fs.background.durability import Durability
+from modelfs.fs.background.pack_lock import PackLock
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 from tests.support.byte_damage import Contents, walk
@@ -32,6 +36,23 @@ def box(folder: Path) -> Iterator[Box]:
 def opened(box: Box) -> Store:
     """The same store, open for writing."""
     return box.store
+
+
+@pytest.fixture
+def workers() -> trio.CapacityLimiter:
+    """One worker thread."""
+    return trio.CapacityLimiter(1)
+
+
+@pytest.fixture
+def pack_lock() -> PackLock:
+    return PackLock()
+
+
+@pytest.fixture
+def driver(opened: Store, workers: trio.CapacityLimiter, pack_lock: PackLock) -> Driver:
+    """The driver of jobs on an event loop, for the store that is open."""
+    return Driver(Durability(opened, workers), workers, pack_lock)
 
 
 @pytest.fixture

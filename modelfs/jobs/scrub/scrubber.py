@@ -10,7 +10,9 @@ appended meanwhile are checked at the end. A scrub that begins with the first pa
 range is being read, does not go on behind that range.
 
 A damaged chunk is recorded in the index with its place. It is *healed*, and the row is deleted,
-when the chunk has another place, because a good copy was written, or is not in use any more.
+when the chunk has another place, because a good copy was written, or is not in use any more; or
+when a later scrub finds it sound, because the disk had failed for a moment, or a backup of the pack
+was put in its place.
 
 Example. A store has pack 1 with two segments and pack 2 with one. The first segment is sound; in
 the second, chunk 7 does not match its checksum. A row for chunk 7 has pack 1 and its offset. The
@@ -22,7 +24,7 @@ the row is deleted.
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -82,6 +84,7 @@ class CheckedRange:
     bytes: int = 0
     damaged: Mapping[ChunkId, str] = field(default_factory=dict)  # a message for each chunk
     places: Mapping[ChunkId, int] = field(default_factory=dict)  # of the damaged chunks
+    sound: tuple[ChunkId, ...] = ()  # that have been recorded as damaged before
     problems: tuple[str, ...] = ()  # of the pack's header and tables, and of rows of its chunks
 
 
@@ -132,9 +135,9 @@ class Scrubber:
         return None
 
     def apply(self, part: PackRange, checked: CheckedRange) -> None:
-        """Record a range that was checked: position, counts, damaged chunks.
+        """Record a range that was checked: position, counts, damaged and healed chunks.
 
-        If another scrub has begun since `next_range`, record the damaged chunks only.
+        If another scrub has begun since `next_range`, record the chunks only.
         """
         with self._index.change():
             if part.started_ns == self._counters.get(SCRUB_STARTED):
@@ -142,9 +145,11 @@ class Scrubber:
                 self._counters.set(SCRUB_OFFSET, checked.stop)
                 self._counters.add(SCRUB_CHUNKS, checked.chunks)
                 self._counters.add(SCRUB_BYTES, checked.bytes)
+            for chunk in checked.sound:
+                self._index.delete(Table.META, _damage_key(chunk))
             room = REMEMBERED_MAX - len(self._damage_keys())
             for chunk, place in list(checked.places.items())[: max(0, room)]:
-                self._counters.set(SCRUB_DAMAGED + number_key(chunk), place)
+                self._counters.set(_damage_key(chunk), place)
 
     def status(self) -> ScrubStatus:
         pack, offset = self._counters.get(SCRUB_PACK), self._counters.get(SCRUB_OFFSET)
@@ -215,11 +220,23 @@ class Scrubber:
             problems.append(str(exc))
             records = self._chunks_in_use(part, problems)
         self._drop_cached_pages(part.pack, part.start, stop)
+        return self._check_chunks(part.pack, stop, records, problems)
+
+    def _check_chunks(
+        self,
+        pack: PackId,
+        stop: int,
+        records: Iterable[tuple[ChunkId, Chunk]],
+        problems: list[str],
+    ) -> CheckedRange:
+        """Check the chunks of a range that ends at `stop`; adds to its problems."""
         count = size = 0
         damaged, places = dict[ChunkId, str](), dict[ChunkId, int]()
+        recorded, sound = {*map(_chunk_of, self._damage_keys())}, list[ChunkId]()
         for chunk, record in records:
             try:
-                damage = self._find_damage(chunk, record)
+                failure = self._failure(chunk, record)
+                damage = None if failure is None else self._damage_of(chunk, failure)
                 now = self._chunks.find(chunk)
             except CorruptIndex as exc:
                 problems.append(f"chunk {chunk} is not checked: {exc}")
@@ -231,9 +248,11 @@ class Scrubber:
                 damaged.pop(chunk, None)  # moved or removed meanwhile
                 places.pop(chunk, None)
                 continue
+            if failure is None and chunk in recorded:
+                sound.append(chunk)
             count += 1
             size += record.stored
-        return CheckedRange(part.pack, stop, count, size, damaged, places, tuple(problems))
+        return CheckedRange(pack, stop, count, size, damaged, places, tuple(sound), tuple(problems))
 
     def _chunks_in_use(
         self, part: PackRange, problems: list[str], segment: SegmentTable | None = None
@@ -259,32 +278,39 @@ class Scrubber:
             if record.pack == part.pack and record.alive and record.offset >= part.start:
                 yield ChunkId(number_of(key)), record
 
-    def _find_damage(self, chunk: ChunkId, record: Chunk) -> tuple[ChunkId, int, str] | None:
-        """Check a chunk; if it fails, return the damaged chunk, its place, and a message.
+    def _failure(self, chunk: ChunkId, record: Chunk) -> CorruptChunk | OSError | None:
+        """Check a chunk, and return the error if it fails."""
+        try:
+            self._reader.check(chunk, record)
+        except (CorruptChunk, OSError) as exc:
+            return exc
+        return None
+
+    def _damage_of(
+        self, chunk: ChunkId, failure: CorruptChunk | OSError
+    ) -> tuple[ChunkId, int, str] | None:
+        """Return the damaged chunk of a failed check, its place, and a message.
 
         A chunk that fails to decode because of its source is reported as damage of the source.
         Damage of a chunk that is recorded as lost is not new, and fsck reports it.
         """
-        try:
-            self._reader.check(chunk, record)
-        except CorruptChunk as exc:
-            damaged, message = ChunkId(exc.base), str(exc)
-        except OSError as exc:
-            damaged, message = chunk, str(exc)
-        else:
-            return None
+        damaged = ChunkId(failure.base) if isinstance(failure, CorruptChunk) else chunk
         found = self._chunks.find(damaged)
         if found is None:
             damaged, found = chunk, self._chunks.find(chunk)
         if found is None or found.is_lost:
             return None
         self._reader.stored.distrust(found)
-        return damaged, _place_number(found), message
+        return damaged, _place_number(found), str(failure)
 
     def _drop_cached_pages(self, pack: PackId, start: int, stop: int) -> None:
         with contextlib.suppress(CorruptPack):  # the reads after this raise it, too
             file = self._packs.descriptor(pack)
             os.posix_fadvise(file.fd, start, stop - start, os.POSIX_FADV_DONTNEED)
+
+
+def _damage_key(chunk: ChunkId) -> bytes:
+    return SCRUB_DAMAGED + number_key(chunk)
 
 
 def _chunk_of(key: bytes) -> ChunkId:

@@ -1,5 +1,7 @@
 """A scrub finds damage, continues after a stop, and forgets healed chunks."""
 
+import dataclasses
+import errno
 import os
 
 import pytest
@@ -11,13 +13,23 @@ from modelfs.jobs.scrub.scrubber import REMEMBERED_MAX, TABLE_MAX, CheckedRange,
 from modelfs.jobs.steps import Work
 from modelfs.store.chunks import verified
 from modelfs.store.index.counters import SCRUB_DAMAGED
-from modelfs.store.index.tables import ROOT, ChunkId, InodeNumber, PackId, Table, prefix_end
+from modelfs.store.index.tables import (
+    ROOT,
+    ChunkId,
+    InodeNumber,
+    PackId,
+    Table,
+    number_of,
+    prefix_end,
+)
 from modelfs.store.packs import pack as pack_module
 from modelfs.store.packs import segment as segment_module
 from modelfs.store.packs.pack import Tail
 from modelfs.store.packs.segment import PAGE
 from modelfs.store.store import Store
+from tests.support.derived_chunks import pair, spoil
 from tests.support.run_jobs import collect, collector_of, drain, ingest_all, scrub
+from tests.support.served_store import Failing
 from tests.support.stores import (
     CHUNK,
     Box,
@@ -257,6 +269,81 @@ def test_damage_rows_are_bounded(opened: Store) -> None:
     Scrubber(opened).forget_healed()
     assert _rows(opened) == []
     assert content_of(opened, inode) == noise(CHUNK)
+
+
+def test_bytes_that_are_sound_again_are_no_damage(opened: Store) -> None:
+    """A range that is checked again, with its bytes restored, leaves no damage in the report."""
+    inodes = [stored_file(opened, b"%d" % number, noise(CHUNK, number)) for number in range(3)]
+    path = pack_path(opened.packs, 1)
+    good = path.read_bytes()
+    for inode in inodes[:2]:
+        damage(opened, inode)
+    scrubber = Scrubber(opened)
+    scrubber.begin()
+    scrub(opened)
+    assert len(scrubber.damaged()) == 2
+    at = place_of(opened, inodes[0])[1]
+    overwrite(path, at, good[at:][:CHUNK])  # the other one stays damaged
+    scrubber.begin()
+    scrub(opened)
+    (chunk,) = scrubber.damaged()
+    assert scrubber.damaged().keys() == {next(opened.maps.overlapping(inodes[1], 0, 1)).chunk}
+    assert [number_of(key[len(SCRUB_DAMAGED) :]) for key, _ in _rows(opened)] == [chunk]
+    path.write_bytes(good)
+    scrubber.begin()
+    scrub(opened)
+    assert _rows(opened) == []
+
+
+def test_a_read_that_failed_once_is_no_damage(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an error of the disk that has passed, the next scrub finds the chunk sound."""
+    stored_file(opened, b"f", noise(CHUNK))
+    scrubber = Scrubber(opened)
+    with monkeypatch.context() as patch:
+        failing = Failing(opened.chunk_reader.check, OSError(errno.EIO, "broken"))
+        patch.setattr(opened.chunk_reader, "check", failing)
+        scrubber.begin()
+        scrub(opened)
+    assert len(scrubber.damaged()) == 1
+    scrubber.begin()
+    scrub(opened)
+    assert scrubber.damaged() == {}
+
+
+def test_damage_found_beside_a_sound_check_stays(opened: Store) -> None:
+    """If a chunk fails in one read of a range and not in another, it is damaged."""
+    stored_file(opened, b"f", noise(CHUNK))
+    scrubber = Scrubber(opened)
+    scrubber.begin()
+    part = scrubber.next_range()
+    assert part is not None
+    chunk = ChunkId(1)
+    place = PackId(1) << 32 | opened.chunks.record(chunk).offset
+    found = CheckedRange(PackId(1), part.stop, damaged={chunk: ""}, places={chunk: place})
+    scrubber.apply(part, dataclasses.replace(found, sound=(chunk,)))
+    assert scrubber.damaged().keys() == {chunk}
+    scrubber.apply(part, CheckedRange(PackId(1), part.stop, sound=(chunk, ChunkId(99))))
+    assert _rows(opened) == []
+
+
+def test_a_chunk_is_not_sound_while_its_source_is_damaged(opened: Store) -> None:
+    """Recorded damage of a derived chunk stays until the chunk can be decoded."""
+    _, _, base, part = pair(opened)
+    records = [opened.chunks.record(chunk) for chunk in (base, part)]
+    path = pack_path(opened.packs, records[0].pack)
+    good = path.read_bytes()
+    places = {part: records[1].pack << 32 | records[1].offset}
+    Scrubber(opened).apply(PackRange(PackId(1), 0, 0, 1), CheckedRange(PackId(1), 0, places=places))
+    spoil(opened, base)
+    Scrubber(opened).begin()
+    scrub(opened)
+    assert Scrubber(opened).damaged().keys() == {base, part}
+    path.write_bytes(good)
+    Scrubber(opened).begin()
+    scrub(opened)
+    assert Scrubber(opened).damaged() == {}
 
 
 def _rows(store: Store) -> list[tuple[bytes, bytes]]:
