@@ -189,7 +189,7 @@ class Applier:
 
     def record_places(self, file_pass: Pass) -> Iterator[None]:
         """Record the data files that a model names; yields between slices."""
-        if not file_pass.complete:
+        if not (file_pass.complete and file_pass.is_cut):
             return
         for number, places in enumerate(slices([*file_pass.places], PLACES_SLICE)):
             if number:
@@ -209,17 +209,24 @@ class Applier:
             if not file_pass.complete:
                 index.put(Table.PENDING, key, request_value())  # a request for a complete pass
                 return
-            if file_pass.is_cut and index.get(Table.PENDING, key) == file_pass.request:
-                index.delete(Table.PENDING, key)
-            if (layout := file_pass.layout) is not None:
-                if layout.spans:
-                    index.put(Table.TO_OPTIMIZE, key, request_value())
-                node = self._store.inodes.get(file_pass.inode)
-                if layout.format is not node.format:
-                    self._store.inodes.put(dataclasses.replace(node, format=layout.format))
-                if file_pass.copy_key is not None:
-                    self._copy_hints.record(file_pass.inode, file_pass.copy_key, layout.format)
+            # A pass that found no room to cut the file is repeated until there is some, so it
+            # changes nothing here that the next one would change again.
+            if file_pass.is_cut:
+                self._record_layout(file_pass)
             self._release(file_pass)
+
+    def _record_layout(self, file_pass: Pass) -> None:
+        index, key = self._store.index, number_key(file_pass.inode)
+        if index.get(Table.PENDING, key) == file_pass.request:
+            index.delete(Table.PENDING, key)
+        if (layout := file_pass.layout) is not None:
+            if layout.spans:
+                index.put(Table.TO_OPTIMIZE, key, request_value())
+            node = self._store.inodes.get(file_pass.inode)
+            if layout.format is not node.format:
+                self._store.inodes.put(dataclasses.replace(node, format=layout.format))
+            if file_pass.copy_key is not None:
+                self._copy_hints.record(file_pass.inode, file_pass.copy_key, layout.format)
 
     def _release(self, file_pass: Pass) -> None:
         """Drop idle windows, or those of a whole file, and the staged state if none is left."""

@@ -135,7 +135,7 @@ class Ingest:
             unfinished |= {file_pass.inode for file_pass in passes} - advanced
             for file_pass in ended:
                 yield from self._end_pass(file_pass)
-                if not file_pass.is_cut:
+                if complete and not file_pass.is_cut:
                     unfinished.add(file_pass.inode)
                 done()
                 yield Pause()

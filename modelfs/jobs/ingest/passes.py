@@ -88,6 +88,7 @@ class Region:
     cuts: int = 0  # of the whole file, when the state was copied
     extents: list[Extent] = field(default_factory=list)
     unfinished: list[Piece] = field(default_factory=list)  # not put into chunks
+    recut: set[Piece] = field(default_factory=set)  # pieces without staged bytes
 
     @property
     def was_cut(self) -> bool:

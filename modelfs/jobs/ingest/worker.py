@@ -68,6 +68,7 @@ class Worker:
         self._maps = store.maps
         self._chunks = store.chunks
         self._space = store.space
+        self._segment_size = store.packs.segment_size
         self._staging = store.staging
         self._chunk_size = store.superblock.chunk_size
         self._seed = store.superblock.hash_seed
@@ -101,10 +102,10 @@ class Worker:
             pieces = self._changed_pieces(region, file_pass.cutter)
             for piece in pieces:
                 if piece.role is not Role.GLUE:
-                    _put(region, [piece], read_at, writer)
+                    self._put(region, [piece], read_at, writer)
             glue = [piece for piece in pieces if piece.role is Role.GLUE]
             for group in skeletons(glue, self._chunk_size):
-                _put(region, group, read_at, writer)
+                self._put(region, group, read_at, writer)
         except OSError as exc:
             # The file was cut, and its staging file deleted, or cut as well.
             if isinstance(exc, FileNotFoundError) or region.was_cut:
@@ -153,7 +154,6 @@ class Worker:
     def _changed_pieces(self, region: Region, cutter: Cutter) -> list[Piece]:
         """Return the region's pieces that have staged bytes, or no extent of their own."""
         changed: list[Piece] = []
-        recut: set[Piece] = set()
         for piece in cutter.pieces(data_around(region, self._maps, self._chunk_size)):
             if not region.owns(piece):
                 continue
@@ -166,15 +166,39 @@ class Worker:
             else:
                 changed.append(piece)
                 if not is_staged:
-                    recut.add(piece)
-        if recut and not self._may_take(sum(piece.size for piece in recut)):
-            region.file_pass.is_cut = False
-            return [piece for piece in changed if piece not in recut]
+                    region.recut.add(piece)
         return changed
 
-    def _may_take(self, size: int) -> bool:
-        """Whether there is room for so many bytes beyond that for the chunks of staged bytes."""
-        return self._space.working_bytes >= as_chunks(size) + as_chunks(self._staging.bytes)
+    def _put(
+        self, region: Region, group: list[Piece], read_at: ReadAt, writer: ChunkWriter
+    ) -> None:
+        """Put the bytes of some pieces, one after the other, into one chunk.
+
+        Pieces that are only cut again stay as they are if that would take room that staged bytes
+        need.
+        """
+        try:
+            parts = [read_at(piece.start, piece.size) for piece in group]
+        except CorruptData as exc:
+            log.error("file %d cannot be ingested: %s", region.file_pass.inode, exc)
+            region.unfinished.extend(group)
+            return
+        content = b"".join(parts) if len(parts) > 1 else parts[0]
+        if region.recut.issuperset(group) and not self._may_add(content, writer):
+            region.file_pass.is_cut = False
+            return
+        # The optimizer finds smaller forms of tensors than a general compressor, and later.
+        chunk = writer.put(content, compress=group[0].role is not Role.TENSOR)
+        skip = 0
+        for piece, part in zip(group, parts, strict=True):
+            region.extents.append(Extent(piece.start, chunk, skip, len(part)))
+            skip += len(part)
+
+    def _may_add(self, content: bytes, writer: ChunkWriter) -> bool:
+        """Whether content is stored, or there is room beyond that for chunks of staged bytes."""
+        # A segment of the writer may still be in memory.
+        needed = as_chunks(len(content) + self._segment_size) + as_chunks(self._staging.bytes)
+        return self._space.working_bytes >= needed or writer.find(content) is not None
 
     def _keeps(self, region: Region, piece: Piece) -> bool:
         """Whether a piece that is mapped, but not as the cut has it, stays in its present chunks.
@@ -192,20 +216,3 @@ class Worker:
             for extent in extents
             for record in [self._chunks.find(extent.chunk)]
         )
-
-
-def _put(region: Region, group: list[Piece], read_at: ReadAt, writer: ChunkWriter) -> None:
-    """Put the bytes of some pieces, one after the other, into one chunk."""
-    try:
-        parts = [read_at(piece.start, piece.size) for piece in group]
-    except CorruptData as exc:
-        log.error("file %d cannot be ingested: %s", region.file_pass.inode, exc)
-        region.unfinished.extend(group)
-        return
-    content = b"".join(parts) if len(parts) > 1 else parts[0]
-    # The optimizer finds smaller forms of tensors than a general compressor, and later.
-    chunk = writer.put(content, compress=group[0].role is not Role.TENSOR)
-    skip = 0
-    for piece, part in zip(group, parts, strict=True):
-        region.extents.append(Extent(piece.start, chunk, skip, len(part)))
-        skip += len(part)

@@ -90,6 +90,26 @@ class ChunkWriter:
             OSError: the disk failed; but EIO at reading a chunk to compare with is no error.
         """
         digest = self._chunks.digest(content)
+        if (equal := self._find(content, digest)) is not None:
+            return equal
+        chunk = ChunkId(self._next)
+        self._next += 1
+        self._by_digest.setdefault(digest, []).append(chunk)
+        self._contents[chunk] = content
+        stored, codec = _compressed(content) if compress else (content, RAW)
+        empty = Chunk(ChunkKind.PLAIN, RAW, 0, PackId(0), 0, 0, 0, 0, 0, digest)
+        self._append(chunk, _in_form(empty, content, codec), stored)
+        return chunk
+
+    def find(self, content: bytes) -> ChunkId | None:
+        """Return the chunk that `put` would return if that adds none, None if it would add one.
+
+        Raises:
+            OSError: the disk failed, as of `put`.
+        """
+        return self._find(content, self._chunks.digest(content))
+
+    def _find(self, content: bytes, digest: bytes) -> ChunkId | None:
         for chunk in self._by_digest.get(digest, ()):
             other = self._contents.get(chunk)
             if other is None:
@@ -100,14 +120,7 @@ class ChunkWriter:
         for chunk in self._chunks.with_digest(digest):
             if self._has_content(chunk, content):
                 return chunk
-        chunk = ChunkId(self._next)
-        self._next += 1
-        self._by_digest.setdefault(digest, []).append(chunk)
-        self._contents[chunk] = content
-        stored, codec = _compressed(content) if compress else (content, RAW)
-        empty = Chunk(ChunkKind.PLAIN, RAW, 0, PackId(0), 0, 0, 0, 0, 0, digest)
-        self._append(chunk, _in_form(empty, content, codec), stored)
-        return chunk
+        return None
 
     def copy(self, chunk: ChunkId, record: Chunk, stored: bytes) -> None:
         """Append a chunk's stored bytes once more, to move the chunk to the new place.

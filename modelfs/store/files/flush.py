@@ -180,8 +180,8 @@ class Flusher:
             staged.truncation_recorded()
             if done:
                 staged.map_visible_to = None
-                # A region of ingest that is under way has extents of before the truncation, and no
-                # edge tells it any more.
+                # A region of ingest that is under way has extents of before the truncation, and
+                # from here on no edge shows that.
                 staged.edits += 1
                 return
             yield

@@ -453,7 +453,7 @@ def shifted_copy(store: Store, content: bytes) -> InodeNumber:
 
 @pytest.mark.parametrize("size", [3, 2 * CHUNK])
 def test_a_truncation_that_is_done_during_a_region_stays(opened: Store, size: int) -> None:
-    """Extents of before do not come back, when no hidden edge tells of the truncation any more."""
+    """Extents of before do not come back, when no hidden edge shows the truncation."""
     model = model_of(noise(5 * CHUNK, 1), noise(3000, 2))
     inode = shifted_copy(opened, model)
     file_pass, region = begin_region(opened, inode)

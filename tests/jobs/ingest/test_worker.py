@@ -91,16 +91,33 @@ def test_without_room_mapped_bytes_stay_as_they_are(
         at += size
     before = extents(opened, inode)
     staged = new_file(opened, b"staged", noise(40 * CHUNK, 9))
-    room = as_chunks(40 * CHUNK) + as_chunks(len(MODEL)) - 1
+    room = as_chunks(40 * CHUNK) + as_chunks(opened.packs.segment_size)
     with monkeypatch.context() as patch:
         patch.setattr(Space, "working_bytes", room)
         assert run(Ingest(opened).ingest([inode]), opened) == {inode}
+        opened.commit()
+        assert run(Ingest(opened).ingest([inode]), opened) == {inode}
+        assert not opened.index.dirty
     assert extents(opened, inode) == before
     assert pending_files(opened) == [inode, staged]
     assert content_of(opened, inode) == MODEL
-    with monkeypatch.context() as patch:
-        patch.setattr(Space, "working_bytes", room + 1)
-        assert run(Ingest(opened).ingest([inode]), opened) == set()
+    assert run(Ingest(opened).ingest([inode]), opened) == set()
     assert pending_files(opened) == [staged]
     assert [size for _, size in extents(opened, inode)] != [size for _, size in before]
+    assert content_of(opened, inode) == MODEL
+
+
+def test_without_room_equal_chunks_are_shared(
+    opened: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is cut again in a full store, too, if all of its pieces are stored already."""
+    twin = stored_file(opened, b"twin", MODEL)
+    whole = stored_file(opened, b"whole", bytes(7) + MODEL)
+    inode, at = new_file(opened, b"copy"), 0
+    while size := drive(opened.clones.clone(whole, at + 7, 1 << 40, inode, at), lambda _: None):
+        at += size
+    with monkeypatch.context() as patch:
+        patch.setattr(Space, "working_bytes", 0)
+        assert run(Ingest(opened).ingest([inode]), opened) == set()
+    assert extents(opened, inode) == extents(opened, twin)
     assert content_of(opened, inode) == MODEL
