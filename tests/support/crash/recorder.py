@@ -6,8 +6,8 @@ own system calls. They are described in its source (0.9, mdb.c: `mdb_page_flush`
 and `mdb_env_write_meta`): a commit writes pages that the last commit does not use, syncs the file
 with fdatasync, and then writes 120 bytes into one sector of one of the first two pages, through a
 descriptor with O_DSYNC. The recorder finds these pages by comparing the file before and after. It
-misses pages that were written without a change, which does not matter: the disk has the same bytes
-in either case.
+misses pages that were written without a change. The disk has the same bytes in either case, after
+the fdatasync that follows: before it, they may be those of a process that was killed.
 """
 
 import contextlib
@@ -192,15 +192,14 @@ class Recorder:
         flags = env.flags()
         assert not flags["writemap"], "commits through a writable map are not recorded"
         writes = self._changes(path)
-        pages = [each for each in writes if each.offset >= METAS * PAGE]
         metas = [each for each in writes if each.offset < METAS * PAGE]
-        self._take(pages, synced=flags["sync"])
-        self._take(metas, synced=flags["sync"] and flags["metasync"])
-
-    def _take(self, writes: list[Write], *, synced: bool) -> None:
-        self.operations += writes
-        if writes and synced:
+        self.operations += [each for each in writes if each.offset >= METAS * PAGE]
+        # Also if no page has changed: a process that was killed may have written the same ones.
+        if writes and flags["sync"]:
             self.operations.append(Sync(writes[0].node))
+        self.operations += metas
+        if metas and flags["sync"] and flags["metasync"]:
+            self.operations.append(Sync(metas[0].node))
 
     # -- files that LMDB writes
 
