@@ -13,6 +13,7 @@ from modelfs.jobs.repair.lost_ranges import lose_ranges
 from modelfs.store.disk.sparse import data_ranges
 from modelfs.store.files.staged_checksums import has_checksum, may_be_shorter, remove_checksum
 from modelfs.store.files.window import WHOLE, WINDOW, origin_of, window_name
+from modelfs.store.index.counters import windows_of_checksums
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import SIZE_MAX, WindowRanges
 from modelfs.store.index.tables import Table, pair_key, pair_of
@@ -33,6 +34,8 @@ def repair_windows(context: RepairContext) -> None:
             _lose_window(context, *pair_of(key))
     for key in sorted(context.reported.broken[Table.LOST]):
         _lose_all_staged(context, key, "the record of its lost bytes was damaged")
+    for key in sorted(windows_of_checksums(context.reported.broken[Table.META])):
+        _lose_all_staged(context, key, "their checksum was damaged")
     for key in sorted(context.reported.damaged_windows):
         _lose_all_staged(context, key, "they do not match their checksum")
     for key, lost in list(context.rows(Table.LOST)):

@@ -1,9 +1,11 @@
 """Repair of staged windows: bytes that may be lost fail to read, and all others stay."""
 
 import os
+from pathlib import Path
 
 import pytest
 
+from modelfs.errors import LostBytes
 from modelfs.jobs.repair.quarantine import FOLDER
 from modelfs.jobs.repair.run import repair
 from modelfs.store.folder import STAGING
@@ -21,9 +23,10 @@ from tests.support.byte_damage import (
     mend,
     unreadable,
 )
+from tests.support.damaged_rows import flipped, raw_rows
 from tests.support.run_jobs import ingest_all
 from tests.support.sample_store import Sample
-from tests.support.stores import noise
+from tests.support.stores import content_of, names_in, new_file, new_store, noise, overwrite
 
 STAGED = b"/staged"
 
@@ -79,3 +82,21 @@ def test_a_short_staging_file_without_a_row(sample: Sample, good: Contents) -> N
     report = repair(sample.path, data=True)
     assert [action.files for action in report.actions if STAGED in action.files]
     assert unreadable(sample.path, STAGED, content) == set(range(4))
+
+
+def test_a_damaged_checksum_loses_its_window(tmp_path: Path) -> None:
+    """Without their checksum, no one can say whether the staged bytes are right."""
+    path = new_store(tmp_path)
+    with Store(path) as store:
+        inode = new_file(store, b"f", noise(5000))
+    with raw_rows(path / "index") as rows:
+        (key,) = (key for key in rows[Table.META] if key.startswith(b"staged."))
+        rows[Table.META][key] = flipped(rows[Table.META][key], 3)
+    overwrite(path / "staging" / next(iter(names_in(path / "staging"))), 100, b"damage")
+    repair(path)
+    with Store(path) as store:
+        with pytest.raises(LostBytes):
+            content_of(store, inode)
+        store.writes.write(inode, 0, noise(5000))
+        ingest_all(store)
+        assert content_of(store, inode) == noise(5000)
