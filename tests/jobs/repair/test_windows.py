@@ -85,7 +85,7 @@ def test_a_short_staging_file_without_a_row(sample: Sample, good: Contents) -> N
 
 
 def test_a_damaged_checksum_loses_its_window(tmp_path: Path) -> None:
-    """Without their checksum, no one can say whether the staged bytes are right."""
+    """Without their checksum, staged bytes may be wrong, and nothing shows it."""
     path = new_store(tmp_path)
     with Store(path) as store:
         inode = new_file(store, b"f", noise(5000))
