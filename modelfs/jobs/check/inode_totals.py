@@ -15,7 +15,7 @@ from modelfs.store.files.inode_totals import STAGING_TABLES, TOTALS_SINCE, Total
 from modelfs.store.files.staged_checksums import windows_with_checksums
 from modelfs.store.index.counters import windows_of_checksums
 from modelfs.store.index.records import Inode
-from modelfs.store.index.tables import Table, number_key, number_of
+from modelfs.store.index.tables import Table, number_key, numbers_of
 
 TABLES: Final = (Table.EXTENTS, *STAGING_TABLES, Table.XATTRS, Table.TENSORS)
 # The invariant and the message of a total that has more than the rows, by its name.
@@ -31,8 +31,8 @@ def totals_count_the_rows(view: CheckView, _: Reported) -> Iterator[Finding]:
     """The totals of an inode are those of its rows, unless some of these are broken."""
     if view.store.superblock.version < TOTALS_SINCE:
         return
-    broken = {number_of(key) for table in TABLES for key in view.broken[table]}
-    broken.update(map(number_of, windows_of_checksums(view.broken[Table.META])))
+    broken = {inode for table in TABLES for inode in numbers_of(view.broken[table])}
+    broken.update(numbers_of(windows_of_checksums(view.broken[Table.META])))
     for node in view.inodes():
         counted = _comparable(node, view.inode_totals.get(node.inode, Totals()))
         recorded = _comparable(node, Totals.of(node))

@@ -35,6 +35,7 @@ from modelfs.store.index.tables import (
     Table,
     number_key,
     number_of,
+    numbers_of,
     pair_key,
     pair_of,
 )
@@ -70,8 +71,8 @@ def rows_decode(view: CheckView, _: Reported) -> Iterator[Finding | Reported]:
     """Every row of every table matches its checksum and decodes."""
     problems = {table: _row_problems(view.index, table) for table in Table}
     broken = {table: frozenset(by_key) for table, by_key in problems.items()}
-    misnamed = {InodeNumber(number_of(key)) for key in broken[Table.PARENTS] if len(key) >= 8}
-    yield Reported(broken=broken, misnamed=frozenset(misnamed))
+    misnamed = frozenset(map(InodeNumber, numbers_of(broken[Table.PARENTS])))
+    yield Reported(broken=broken, misnamed=misnamed)
     readable = CheckView(view.store, broken)
     for table, by_key in problems.items():
         for key, problem in by_key.items():

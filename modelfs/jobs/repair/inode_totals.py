@@ -19,7 +19,7 @@ from modelfs.store.index.records import Inode, WindowRanges
 from modelfs.store.index.tables import (
     Table,
     number_key,
-    number_of,
+    numbers_of,
     pair_key,
     pair_of,
     request_value,
@@ -69,7 +69,7 @@ def report_missing_rows(context: RepairContext) -> None:
 
 
 def _set_aside(context: RepairContext, table: Table, node: Inode) -> int:
-    return sum(number_of(key) == node.inode for key in context.reported.broken[table])
+    return [*numbers_of(context.reported.broken[table])].count(node.inode)
 
 
 def _in_place(context: RepairContext, inode: int) -> int:
@@ -87,8 +87,7 @@ def _in_place(context: RepairContext, inode: int) -> int:
     }
     trims = {key for key in context.reported.broken[Table.TRIMS] if len(key) == 8}
     checksums = set(windows_of_checksums(context.reported.broken[Table.META]))
-    places = (windows, lost, trims, checksums)
-    return sum(number_of(key) == inode for keys in places for key in keys)
+    return [*numbers_of([*windows, *lost, *trims, *checksums])].count(inode)
 
 
 def recount_totals_of_inodes(context: RepairContext) -> None:

@@ -40,7 +40,7 @@ from modelfs.jobs.repair.inodes import make_missing
 from modelfs.jobs.repair.names import adopt
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import Extent, Inode
-from modelfs.store.index.tables import ChunkId, InodeNumber, Table, number_of
+from modelfs.store.index.tables import ChunkId, InodeNumber, Table, numbers_of
 
 # The longest hole that becomes lost as a whole; a lost range costs a row for each chunk's size.
 HOLE_MAX: Final = 1 << 30
@@ -122,7 +122,7 @@ def _missing_by_file(context: RepairContext, maps: Mapping[int, list[Extent]]) -
     """
     if not context.has_totals:
         return {}
-    missing = {number_of(key): HOLE_MAX for key in context.reported.broken[Table.INODES]}
+    missing = dict.fromkeys(numbers_of(context.reported.broken[Table.INODES]), HOLE_MAX)
     for node in context.view().inodes():
         mapped = sum(extent.length for extent in maps.get(node.inode, ()))
         if mapped < node.mapped:
@@ -146,7 +146,7 @@ def _unexplained_bytes(
     missing -= sum(gap.size for gap in gaps.values())
     if missing <= 0:
         return missing
-    existed = {number_of(key) for key in context.reported.broken[Table.CHUNKS]}
+    existed = {*numbers_of(context.reported.broken[Table.CHUNKS])}
     existed.update(chunk for _, chunks in context.rows(Table.HASHES) for chunk in chunks)
     for extent in chain.from_iterable(maps.values()):
         if (record := context.store.chunks.find(extent.chunk)) is None:

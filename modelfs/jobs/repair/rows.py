@@ -9,7 +9,14 @@ from modelfs.jobs.repair.context import RepairContext
 from modelfs.store.files.window import window_name
 from modelfs.store.index.records import WindowRanges
 from modelfs.store.index.superblock import FORMAT_VERSION, SUPERBLOCK
-from modelfs.store.index.tables import Table, number_key, number_of, pair_of, request_value
+from modelfs.store.index.tables import (
+    Table,
+    number_key,
+    number_of,
+    numbers_of,
+    pair_of,
+    request_value,
+)
 from modelfs.store.upgrade import begin_upgrade
 
 # Without a row of these tables, something is lost. The rows of all others can be restored from
@@ -34,7 +41,7 @@ def remove_unreadable(context: RepairContext) -> None:
             continue
         message = f"rows of the table {table.value} that cannot be read, set aside: {len(keys)}"
         if table in IRREPLACEABLE:
-            context.quarantined(message, {context.path(number_of(key)) for key in keys})
+            context.quarantined(message, map(context.path, {*numbers_of(keys)}))
         else:
             context.repaired(message)
 
@@ -42,8 +49,8 @@ def remove_unreadable(context: RepairContext) -> None:
 def requeue(context: RepairContext) -> None:
     """Queue the files whose rows of tensors, or in the optimizer's queue, were set aside."""
     for table, queue in QUEUES:
-        for key in sorted(context.reported.broken[table]):
-            node = context.node(number_of(key)) if len(key) >= 8 else None
+        for inode in numbers_of(sorted(context.reported.broken[table])):
+            node = context.node(inode)
             if node is not None and stat.S_ISREG(node.mode):
                 context.index.put(queue, number_key(node.inode), request_value())
 

@@ -38,6 +38,7 @@ unsettled    inode u64                          u64: when optimizing was request
 import enum
 import struct
 import time
+from collections.abc import Iterable, Iterator
 from typing import Final, NewType
 
 from modelfs.errors import CorruptIndex
@@ -112,6 +113,11 @@ SINCE: Final = {
 def number_of(key: bytes) -> int:
     """Return the u64 that a key or value begins with."""
     return int.from_bytes(key[:8], "big")
+
+
+def numbers_of(keys: Iterable[bytes]) -> Iterator[int]:
+    """Yield the number that each key begins with; keys that are damaged and too short have none."""
+    return (number_of(key) for key in keys if len(key) >= 8)
 
 
 def check_size(data: bytes, size: int) -> None:

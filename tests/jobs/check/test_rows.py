@@ -199,3 +199,11 @@ def test_a_damaged_record_of_lost_bytes_is_found(sample: Sample) -> None:
     ((key, _),) = sample.store.index.pages(Table.LOST)
     sample.put(Table.LOST, key, b"junk!")
     assert sample.finding() == ("row", (b"/staged",), ())
+
+
+def test_a_damaged_key_hides_no_missing_row(sample: Sample) -> None:
+    """A broken row with a key of one byte is none of the inode with that number."""
+    sample.delete(Table.XATTRS, named_key(sample.text, b"user.note"))
+    sample.put(Table.XATTRS, bytes([sample.text]), b"junk!")
+    found = [(finding.invariant, finding.files) for finding in sample.findings()]
+    assert found == [("row", ()), ("xattr-rows", (b"/folder/text",))]

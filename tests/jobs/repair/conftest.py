@@ -1,10 +1,13 @@
-"""Fixtures of repair: chains of derived chunks, and a store whose last commit counts."""
+"""Fixtures of repair: chains of derived chunks, a round, and a store whose last commit counts."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from modelfs.jobs.check.reported import Reported
+from modelfs.jobs.repair.context import RepairContext
+from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.store.store import Store
 from tests.support.derived_chain import chain_in
 from tests.support.sample_store import Sample
@@ -23,6 +26,14 @@ def copied(folder: Path) -> Iterator[Store]:
     """The same chain; 2 and 3 are also there as they were first stored, plain."""
     with chain_in(folder, one_copy=False) as store:
         yield store
+
+
+@pytest.fixture
+def context(sample: Sample) -> Iterator[RepairContext]:
+    """A round of repair; its changes are never committed."""
+    with sample.store.index.change():
+        yield RepairContext(sample.store, Quarantine(sample.store.directory), Reported())
+    sample.store.abandon()
 
 
 @pytest.fixture

@@ -1,25 +1,13 @@
 """Lost ranges: reads of them fail, the report names them, and the bytes beside them stay."""
 
-from collections.abc import Iterator
-
 import pytest
 
 from modelfs.errors import CorruptData
-from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.jobs.repair.lost_ranges import lose_ranges, trim_of
-from modelfs.jobs.repair.quarantine import Quarantine
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.tables import Table, number_key
 from tests.support.sample_store import CHUNK, Sample
-
-
-@pytest.fixture
-def context(sample: Sample) -> Iterator[RepairContext]:
-    """A round of repair; its changes are never committed."""
-    with sample.store.index.change():
-        yield RepairContext(sample.store, Quarantine(sample.store.directory), Reported())
-    sample.store.abandon()
 
 
 def test_only_the_lost_bytes_fail_to_read(sample: Sample, context: RepairContext) -> None:

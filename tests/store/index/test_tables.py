@@ -7,6 +7,7 @@ from modelfs.store.index.tables import (
     external_data_key,
     number_key,
     number_of,
+    numbers_of,
     pair_key,
     pair_of,
     prefix_end,
@@ -39,3 +40,9 @@ def test_keys_of_a_file_are_together() -> None:
     """A tensor's key has the file, the start, and the ordinal among tensors there."""
     assert tensor_key(1, 2, 3) == bytes([0] * 7 + [1] + [0] * 7 + [2] + [0] * 3 + [3])
     assert external_data_key(1, b"data", 2) == number_key(1) + b"data\0" + number_key(2)
+
+
+def test_short_keys_have_no_number() -> None:
+    """A key that is damaged and shorter than a number is passed over, and longer ones are not."""
+    keys = [b"", b"\7", number_key(7)[1:], number_key(5), number_key(6) + b"name"]
+    assert [*numbers_of(keys)] == [5, 6]
