@@ -68,7 +68,7 @@ def command_of(page: str) -> click.Command:
 def synopsis(page: str) -> Iterator[str]:
     """Yield the usage of a page's command."""
     command = command_of(page)
-    with click.Context(command, info_name=page) as context:
+    with _context(command, page) as context:
         pieces = " ".join(command.collect_usage_pieces(context))
     yield f"**{page.replace('-', ' ')}** " + re.sub(r"[A-Z|]{2,}", r"*\g<0>*", pieces)
 
@@ -76,10 +76,15 @@ def synopsis(page: str) -> Iterator[str]:
 def options(page: str) -> Iterator[str]:
     """Yield the options of a page's command as list items."""
     command = command_of(page)
-    with click.Context(command, info_name=page, help_option_names=["-h", "--help"]) as context:
+    with _context(command, page) as context:
         for parameter in command.get_params(context):
             if isinstance(parameter, click.Option):
                 yield from _option(parameter, context)
+
+
+def _context(command: click.Command, page: str) -> click.Context:
+    # click keeps the option of the first context: it has these names in the program.
+    return click.Context(command, info_name=page, help_option_names=["-h", "--help"])
 
 
 def _option(option: click.Option, context: click.Context) -> Iterator[str]:
