@@ -62,6 +62,11 @@ class Durability:
         """
         await self._run(self._store.flusher.flush(inode))
 
+    async def make_durable(self, inode: InodeNumber) -> None:
+        """Flush a file and commit, as fsync(2) does. Raises as `flush` and `commit`."""
+        await self.flush(inode)
+        await self.commit()
+
     async def flush_all(self) -> None:
         """Flush every staged file.
 

@@ -90,5 +90,4 @@ class CarriedRequests:
             LostBytes, StoreFull, OSError: it cannot be made durable.
         """
         if self._handles[handle].durable:
-            await self._durability.flush(self._handles[handle].inode)
-            await self._durability.commit()
+            await self._durability.make_durable(self._handles[handle].inode)

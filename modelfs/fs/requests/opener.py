@@ -59,12 +59,12 @@ class Opener:
         durable = self._is_sync or bool(flags & DURABLE)
         return self._handles.open(inode, writable=writable, pid=pid, number=number, durable=durable)
 
-    async def prepare(self, fh: FileHandleT, flags: int) -> None:
+    async def prepare(self, fh: FileHandleT) -> None:
         """Do all that an open file which the kernel serves needs before its program may write.
 
         Raises:
             CorruptIndex: the file's records are damaged.
-            LostBytes, StoreFull, OSError: `flags` ask for durable writes, and the flush failed.
+            LostBytes, StoreFull, OSError: its changes are to be durable, and the flush failed.
         """
         handle = self._handles[fh]
         if not handle.is_passed:
@@ -75,10 +75,9 @@ class Opener:
             # is new to it.
             with contextlib.suppress(OSError):
                 pyfuse3.invalidate_inode(InodeT(handle.inode), attr_only=True)
-        if flags & DURABLE:
+        if handle.durable:
             # Once its staging file is in the index, a crash leaves all that the kernel writes.
-            await self._durability.flush(handle.inode)
-            await self._durability.commit()
+            await self._durability.make_durable(handle.inode)
 
     def reply(self, fh: FileHandleT) -> FileInfo:
         """Return the reply that opens a handle. It has to be sent next: see `back_next_open`."""

@@ -411,8 +411,7 @@ class Operations(pyfuse3.Operations):
 
     @replies
     async def fsync(self, fh: FileHandleT, datasync: bool) -> None:
-        await self._durability.flush(self._handles[fh].inode)
-        await self._durability.commit()
+        await self._durability.make_durable(self._handles[fh].inode)
 
     @silent
     async def release(self, fh: FileHandleT) -> None:
@@ -437,7 +436,7 @@ class Operations(pyfuse3.Operations):
     async def _opened(self, inode: InodeNumber, flags: FlagT, ctx: RequestContext) -> FileInfo:
         fh = self._opener.open(inode, flags, ctx.pid)
         try:
-            await self._opener.prepare(fh, flags)
+            await self._opener.prepare(fh)
             return self._opener.reply(fh)
         except BaseException:
             await self.release(fh)

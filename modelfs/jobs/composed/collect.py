@@ -18,6 +18,7 @@ from modelfs.jobs.optimize.backlog import Backlog
 from modelfs.jobs.optimize.job import Optimizer
 from modelfs.jobs.optimize.rebase import measure_bases
 from modelfs.jobs.steps import Job, Pause, Work
+from modelfs.store.index.counters import BASE_ONLY_CHUNKS
 from modelfs.store.store import Store
 
 
@@ -85,16 +86,11 @@ def _free_bases(store: Store, threads: int) -> Job[int]:
     Returns:
         How many chunks are no longer base-only.
     """
-    before: int = yield Work(partial(_count_bases, store))
+    before = store.counters.get(BASE_ONLY_CHUNKS)
     optimizer = Optimizer(store, Backlog(store), threads)
     try:
         while (yield from optimizer.free_bases()) is not None:
             yield Pause()
     finally:
         optimizer.close()
-    after: int = yield Work(partial(_count_bases, store))
-    return max(0, before - after)
-
-
-def _count_bases(store: Store) -> int:
-    return sum(1 for _ in store.base_only.chunks(with_kept=True))
+    return max(0, before - store.counters.get(BASE_ONLY_CHUNKS))

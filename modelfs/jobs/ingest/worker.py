@@ -207,12 +207,15 @@ class Worker:
         model that was cut, if others use these chunks, or it uses most of them itself: to cut it
         again would store its bytes once more.
         """
+        if region.file_pass.urgent:
+            return True
         layout = region.file_pass.layout
-        if region.file_pass.urgent or layout is None or layout.spans:
-            return region.file_pass.urgent
+        if layout is None or layout.spans:
+            return False
         extents = self._maps.overlapping(region.staged.inode, piece.start, piece.stop)
-        return all(
-            record is not None and (record.refs > 1 or 2 * extent.length >= record.size)
-            for extent in extents
-            for record in [self._chunks.find(extent.chunk)]
-        )
+        return all(map(self._needs_chunk, extents))
+
+    def _needs_chunk(self, extent: Extent) -> bool:
+        """Whether a chunk stays for others, or most of it is in an extent."""
+        record = self._chunks.find(extent.chunk)
+        return record is not None and (record.refs > 1 or 2 * extent.length >= record.size)

@@ -21,11 +21,7 @@ from modelfs.errors import CorruptIndex, NotFound
 from modelfs.store.disk.descriptors import Descriptors
 from modelfs.store.disk.directory import Directory
 from modelfs.store.files.inode_totals import add_to_totals
-from modelfs.store.files.staged_checksums import (
-    has_checksum,
-    is_intact,
-    windows_with_checksums,
-)
+from modelfs.store.files.staged_checksums import has_checksum, is_intact, windows_with_checksums
 from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.files.whole_file import WholeFile
 from modelfs.store.files.window import WHOLE, WINDOW, Window, origin_of, window_name

@@ -34,7 +34,7 @@ staged. KEY                 of a row of `staged`, while the store is closed: see
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from typing import Final
 
 from modelfs.errors import CorruptIndex
@@ -130,12 +130,12 @@ class Counters:
 
     def forms(self) -> dict[str, FormTotals]:
         """Return the totals of each stored form, by its name."""
-        forms: dict[str, FormTotals] = {}
-        for key, _ in self._index.scan(Table.META, b"form.", b"form/"):
-            _, form, field = key.decode().split(".")
-            totals = forms.setdefault(form, FormTotals())
-            forms[form] = replace(totals, **{field: self.get(key)})
-        return forms
+        keys = (key for key, _ in self._index.scan(Table.META, b"form.", b"form/"))
+        forms = dict.fromkeys(key.decode().split(".")[1] for key in keys)
+        return {form: FormTotals(*self._amounts_of(form)) for form in forms}
+
+    def _amounts_of(self, form: str) -> Iterator[int]:
+        return (self.get(f"form.{form}.{field.name}".encode()) for field in fields(FormTotals))
 
 
 def counter_of(name: bytes, value: bytes) -> int:
