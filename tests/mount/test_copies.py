@@ -1,6 +1,5 @@
 """Copies inside a mount, by `cp` and by copy_file_range(2)."""
 
-import ctypes
 import errno
 import os
 import resource
@@ -14,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from modelfs.store.disk.allocation import KEEP_SIZE, PUNCH_HOLE
 from tests.support.file_data import data_of
 from tests.support.mounts import (
     DEADLINE,
@@ -27,6 +27,7 @@ from tests.support.mounts import (
     with_session_io,
 )
 from tests.support.stores import model_of, noise
+from tests.support.syscalls import fallocate
 
 pytestmark = [pytest.mark.mount, with_session_io]
 
@@ -331,16 +332,10 @@ def test_durable_copies_and_holes(
                 copied += size
             assert copied == len(DATA)
         with opened(mount.path / "holes", flags) as fd:
-            fallocate(fd, 3, MB, MB)
+            fallocate(fd, KEEP_SIZE | PUNCH_HOLE, MB, MB)
             fallocate(fd, 0, 0, len(DATA) + MB)
         mount.kill()
         mount.start()
         assert (mount.path / "b").read_bytes() == DATA
         expected = DATA[:MB] + bytes(MB) + DATA[2 * MB :] + bytes(MB)
         assert (mount.path / "holes").read_bytes() == expected
-
-
-def fallocate(fd: int, mode: int, start: int, size: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    failed = libc.fallocate(fd, mode, ctypes.c_int64(start), ctypes.c_int64(size))
-    assert not failed, os.strerror(ctypes.get_errno())

@@ -16,12 +16,12 @@ from modelfs.jobs.ingest.job import Ingest
 from modelfs.jobs.ingest.passes import Pass, Region
 from modelfs.jobs.ingest.worker import Worker
 from modelfs.jobs.steps import Work
-from modelfs.store.disk.calls import drive, run_here
+from modelfs.store.disk.calls import run_here
 from modelfs.store.files.tensors import TensorTable
 from modelfs.store.files.writes import write_part
-from modelfs.store.index.tables import ROOT, InodeNumber, Table, number_key
+from modelfs.store.index.tables import ROOT, Table, number_key
 from modelfs.store.store import Store
-from tests.support.ingest_regions import apply, begin_region, run
+from tests.support.ingest_regions import apply, begin_region, run, shifted_copy
 from tests.support.run_jobs import collect, drain, ingest_all, ingest_file
 from tests.support.stores import (
     CHUNK,
@@ -439,16 +439,6 @@ def test_a_size_does_not_reach_into_bytes_that_were_cut(box: Box) -> None:
     cut = b"x" + noise(100)[1:10]
     states = (cut, cut.ljust(WINDOW, b"\0") + noise(100, 1))
     assert content_of(box.crash(), inode) in states
-
-
-def shifted_copy(store: Store, content: bytes) -> InodeNumber:
-    """Return a file without a staged byte whose extents are not those of its layout."""
-    source = stored_file(store, b"shifted", bytes(7) + content)
-    inode, at = new_file(store, b"copy"), 0
-    while size := drive(store.clones.clone(source, at + 7, 1 << 40, inode, at), lambda _: None):
-        at += size
-    assert at == len(content)
-    return inode
 
 
 @pytest.mark.parametrize("size", [3, 2 * CHUNK])

@@ -4,11 +4,11 @@ import pytest
 
 from modelfs.jobs.drive import run
 from modelfs.jobs.ingest.job import Ingest
-from modelfs.store.disk.calls import drive
 from modelfs.store.disk.reserve import as_chunks
 from modelfs.store.disk.space import Space
 from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
+from tests.support.ingest_regions import shifted_copy
 from tests.support.run_jobs import collect, ingest_all
 from tests.support.stores import (
     CHUNK,
@@ -85,10 +85,7 @@ def test_without_room_mapped_bytes_stay_as_they_are(
     opened: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Room that staged bytes will need is not used to cut others again; that is done later."""
-    whole = stored_file(opened, b"whole", bytes(7) + MODEL)
-    inode, at = new_file(opened, b"copy"), 0
-    while size := drive(opened.clones.clone(whole, at + 7, 1 << 40, inode, at), lambda _: None):
-        at += size
+    inode = shifted_copy(opened, MODEL)
     before = extents(opened, inode)
     staged = new_file(opened, b"staged", noise(40 * CHUNK, 9))
     room = as_chunks(40 * CHUNK) + as_chunks(opened.packs.segment_size)
@@ -112,10 +109,7 @@ def test_without_room_equal_chunks_are_shared(
 ) -> None:
     """A file is cut again in a full store, too, if all of its pieces are stored already."""
     twin = stored_file(opened, b"twin", MODEL)
-    whole = stored_file(opened, b"whole", bytes(7) + MODEL)
-    inode, at = new_file(opened, b"copy"), 0
-    while size := drive(opened.clones.clone(whole, at + 7, 1 << 40, inode, at), lambda _: None):
-        at += size
+    inode = shifted_copy(opened, MODEL)
     with monkeypatch.context() as patch:
         patch.setattr(Space, "working_bytes", 0)
         assert run(Ingest(opened).ingest([inode]), opened) == set()

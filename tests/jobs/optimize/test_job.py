@@ -1,7 +1,7 @@
 """Batches of the optimizer, as jobs: they may end at any step, and a later run does the rest."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
 from threading import enumerate as enumerate_threads
@@ -137,20 +137,31 @@ def test_a_run_that_ends_at_any_step_loses_nothing(
     monkeypatch.setattr("modelfs.store.chunks.publish.SLICE", 1)
     monkeypatch.setattr("modelfs.jobs.optimize.backlog.BATCH_TENSORS", 3)
 
-    def all_batches() -> Job[None]:
-        while (yield from optimizer.optimize_batch()) is not None:
-            pass
-
-    # Each time the run gets a step further than the last one.
-    for number in range(STEPS_MAX):
-        steps = FailingStep(related, number, error, kinds)
-        if steps_end(steps, all_batches(), error):
-            break
+    for _ in runs_that_end(related, optimizer.optimize_batch, error, kinds):
         assert check(related, data=True) == []
         assert are_whole(related)
-    assert 2 < number < STEPS_MAX - 1
     assert is_optimized(related)
     assert are_whole(related)
+
+
+def runs_that_end(
+    store: Store,
+    part: Callable[[], Job[BatchResult | None]],
+    error: BaseException,
+    kinds: tuple[type, ...],
+) -> Iterator[None]:
+    """Do all parts of a run that an error ends, each time a step later; yields after each error."""
+
+    def whole_run() -> Job[None]:
+        while (yield from part()) is not None:
+            pass
+
+    for number in range(STEPS_MAX):
+        steps = FailingStep(store, number, error, kinds)
+        if steps_end(steps, whole_run(), error):
+            break
+        yield
+    assert 2 < number < STEPS_MAX - 1
 
 
 def steps_end(steps: FailingStep, job: Job[None], error: BaseException) -> bool:
@@ -313,17 +324,9 @@ def test_freeing_that_ends_at_any_step_loses_nothing(
     """Derived files read as before, and the bases are freed by a later job."""
     monkeypatch.setattr("modelfs.store.chunks.publish.SLICE", 1)
 
-    def all_bases() -> Job[None]:
-        while (yield from optimizer.free_bases()) is not None:
-            pass
-
-    for number in range(STEPS_MAX):
-        steps = FailingStep(widowed, number, error, kinds)
-        if steps_end(steps, all_bases(), error):
-            break
+    for _ in runs_that_end(widowed, optimizer.free_bases, error, kinds):
         assert check(widowed, data=True) == []
         assert content_of(widowed, widowed.namespace.lookup(ROOT, b"tuned")) == TUNED
-    assert 2 < number < STEPS_MAX - 1
     assert widowed.inventory.statistics(0).base_only_chunks == 0
 
 

@@ -1,6 +1,5 @@
 """Whole files: the bytes that the kernel wrote are found, and believed when they are final."""
 
-import ctypes
 import mmap
 import os
 import time
@@ -12,6 +11,7 @@ from modelfs.errors import LostBytes
 from modelfs.jobs.check.fsck import check
 from modelfs.jobs.ingest.apply import Applier
 from modelfs.jobs.ingest.worker import Worker
+from modelfs.store.disk.allocation import KEEP_SIZE, PUNCH_HOLE
 from modelfs.store.disk.calls import run_here
 from modelfs.store.files import whole_file
 from modelfs.store.files.attributes import Change
@@ -35,6 +35,7 @@ from tests.support.stores import (
     overwrite,
     staged_of,
 )
+from tests.support.syscalls import fallocate
 from tests.support.writer_process import writer_of
 
 pytestmark = pytest.mark.usefixtures("windows")
@@ -44,10 +45,7 @@ NEVER = 1 << 60
 
 
 def punch(fd: int, start: int, size: int) -> None:
-    """Make a hole, with FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE of fallocate(2)."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    failed = libc.fallocate(fd, 3, ctypes.c_int64(start), ctypes.c_int64(size))
-    assert not failed, os.strerror(ctypes.get_errno())
+    fallocate(fd, KEEP_SIZE | PUNCH_HOLE, start, size)
 
 
 def staging_files(store: Store) -> set[str]:
