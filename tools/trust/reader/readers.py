@@ -5,13 +5,15 @@ import os
 import pickle
 import random
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.pool import Pool
 from pathlib import Path
-from typing import Final
+from typing import Final, NoReturn
 
 import numpy as np
 
@@ -34,6 +36,8 @@ from tools.trust.reader.content import (
 )
 
 THREADS: Final = 3
+# Another file may replace the one that was looked up, before it is read.
+LOOKUPS_MAX: Final = 10
 
 
 @dataclass(slots=True)
@@ -72,9 +76,18 @@ class Checks:
     def _whole(self) -> None:
         file = self._rng.randrange(MODELS)
         low = self._versions.durable[file]
-        data = self._reader[name_of(file)].pread()
+        data = self._pread_at(name_of(file))
         high = self._versions.begun[file]
         self._check_model(file, data, low, high)
+
+    def _pread_at(self, path: str) -> bytes:
+        """Return the bytes of the file that a path names, which another may replace at any time."""
+        for _ in range(LOOKUPS_MAX):
+            file = self._reader[path]
+            with suppress(modelfs.NotFound):
+                return file.pread()
+            self.counts.reads["replaced"] += 1
+        raise AssertionError(f"{path}: removed after each of {LOOKUPS_MAX} lookups")
 
     def _check_model(self, file: int, data: bytes, low: int, high: int) -> None:
         self.counts.bytes += len(data)
@@ -165,7 +178,7 @@ class Checks:
 
     def _links(self) -> None:
         low = self._versions.durable[0]
-        data = self._reader["links/m0"].pread()
+        data = self._pread_at("links/m0")
         self._check_model(0, data, low, self._versions.begun[0])
         for file in self._reader.files("links/hard"):
             try:
@@ -230,17 +243,26 @@ def _run_until(checks: Checks, stop: float) -> None:
 
 
 def _fork(reader: modelfs.Reader, versions: Versions, seed: int) -> None:
+    told, telling = os.pipe()
     child = os.fork()
-    if child:
-        _, status = os.waitpid(child, 0)
-        assert status == 0, f"a child ended with {status}"
-        return
+    if child == 0:
+        _end_with_checks(Checks(reader, versions, os.getpid() + seed), telling)
+    os.close(telling)
+    with open(told, errors="replace") as fault:
+        text = fault.read()
+    _, status = os.waitpid(child, 0)
+    assert status == 0, f"a child ended with {status}: {text}"
+
+
+def _end_with_checks(checks: Checks, telling: int) -> NoReturn:
+    """The life of a child: some checks; the trace of a fault goes to the parent."""
     code = 1
     try:
-        checks = Checks(reader, versions, os.getpid() + seed)
         for _ in range(5):
             checks.run()
         code = 0
+    except BaseException:
+        os.write(telling, traceback.format_exc().encode())
     finally:
         os._exit(code)
 
