@@ -274,6 +274,7 @@ class Store:
                     add_checksums(self.index, self.staging)
                 finally:
                     self.commit()
+                self.index.file.record_sums()
         finally:
             self.abandon()
 

@@ -5,6 +5,7 @@ from typing import Final
 
 from modelfs.store.disk.directory import Directory
 from modelfs.store.folder import INDEX
+from modelfs.store.index.opening import walk_compared
 from modelfs.store.index.pages.data_file import DATA_FILE
 from modelfs.store.index.pages.layout import PageFile
 from modelfs.store.index.pages.meta import newest, read_metas
@@ -20,10 +21,10 @@ def data_file(store: Path) -> Path:
 
 def walk_of(path: Path) -> PageWalk:
     """Return the pages of the last commit of a data file."""
-    with PageFile(Directory(path.parent)) as file:
+    with PageFile(folder := Directory(path.parent)) as file:
         meta = newest(read_metas(file))
         assert meta is not None
-        return PageWalk(file, meta)
+        return walk_compared(folder, file, meta)
 
 
 def leaves_of(store: Path, table: str) -> list[int]:

@@ -40,6 +40,7 @@ from modelfs.store.files.window import window_of
 from modelfs.store.folder import STAGING, check_format, open_content_folder
 from modelfs.store.index.committed import FIRST_ROWS
 from modelfs.store.index.decoders import DECODERS
+from modelfs.store.index.opening import walk_compared
 from modelfs.store.index.pages.data_file import DATA_FILE
 from modelfs.store.index.pages.layout import (
     BRANCH,
@@ -98,7 +99,7 @@ def salvage_index(
     with PageFile(index) as file:
         meta = newest(read_metas(file))
         assert meta is not None, "a meta page is whole"
-        walk = PageWalk(file, meta)
+        walk = walk_compared(index, file, meta)
         problems = [*map(str, walk.problems)] or meta_problems(file)
         problems += [str(refusal)] if refusal is not None else []
         if not problems:
@@ -136,7 +137,7 @@ def _commit_before(file: PageFile, walk: PageWalk) -> PageWalk | None:
     if TABLES in walk.damaged_trees:
         for meta in read_metas(file):
             if meta is not None and meta.transaction != walk.meta.transaction:
-                before = PageWalk(file, meta)
+                before = PageWalk(file, meta, walk.sums, walk.matches)
                 if TABLES not in before.damaged_trees:
                     return before
     return None
@@ -194,8 +195,9 @@ class SalvagedRows:
         for table, problems in self._problems.items():
             for problem in problems:
                 # A page that is in use is one with a sound use.
-                is_leaf = problem.tree != TABLES and not self._walk.uses.is_in_tree(problem.page)
-                if is_leaf and (rows := self._sound_rows(table, problem)):
+                is_lost = problem.tree == TABLES or problem.page in self._walk.stale
+                is_lost |= self._walk.uses.is_in_tree(problem.page)
+                if not is_lost and (rows := self._sound_rows(table, problem)):
                     self._found[table].append(rows)
 
     def _sound_rows(self, table: Table, problem: PageProblem) -> list[Row]:
@@ -218,6 +220,8 @@ class SalvagedRows:
     def _row(self, table: Table, node: Node) -> list[Row]:
         """Return the row of a node in a list, which is empty if the row is not sound."""
         try:
+            if self._walk.has_stale_value(table.value, node):
+                return []
             value = value_of(self._file, node)
             decoded = checked(table, node.key, value) if self._with_checksums else value
             DECODERS[table](node.key, decoded)
@@ -252,6 +256,8 @@ class SalvagedRows:
         """Add the rows of a leaf to its table, if that is known; return whether it is."""
         nodes = self._nodes(number)
         if not nodes or any(one.key >= other.key for one, other in pairwise(nodes)):
+            return False
+        if self._walk.sums.differs(number, self._file.read(number)):
             return False
         tables = [table for table in Table if self._fits(table, nodes)]
         if len(tables) > 1:

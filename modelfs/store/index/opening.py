@@ -43,9 +43,11 @@ from modelfs.store.disk.directory import Directory, link_to
 from modelfs.store.index.lock_file import LMDB_LOCK_FILE, check_room, prepare_lock_file
 from modelfs.store.index.pages.data_file import DATA_FILE, LOOSE_PAGES, DataFile
 from modelfs.store.index.pages.layout import PAGE_HEAD, PageFile
-from modelfs.store.index.pages.meta import MAGIC, raw_pages, read_metas, read_record
+from modelfs.store.index.pages.meta import MAGIC, Meta, raw_pages, read_metas, read_record
 from modelfs.store.index.pages.meta_check import meta_problems, withdraw
+from modelfs.store.index.pages.sums import PageSums
 from modelfs.store.index.pages.walk import PageProblem, PageWalk
+from modelfs.store.index.row_checksum import matches
 from modelfs.store.index.tables import SINCE, Table
 
 Database = Any  # lmdb._Database, which is an attribute of the module for type checkers only
@@ -207,7 +209,7 @@ def _check_last_commit(env: lmdb.Environment, folder: Directory) -> None:
             with env.begin() as snapshot, PageFile(folder) as pages:
                 for meta in read_metas(pages):
                     if meta is not None and meta.transaction == snapshot.id():
-                        problems = PageWalk(pages, meta).problems
+                        problems = walk_compared(folder, pages, meta).problems
         except lmdb.Error as exc:
             raise translated(exc) from exc
         looks += 1
@@ -216,6 +218,11 @@ def _check_last_commit(env: lmdb.Environment, folder: Directory) -> None:
             raise StoreBusy(f"{folder.path}: too many commits of another process")
     if problems:
         raise DamagedPages(*map(str, problems))
+
+
+def walk_compared(folder: Directory, file: PageFile, meta: Meta) -> PageWalk:
+    """Walk the pages of a commit, and compare them with the sums in the folder of the index."""
+    return PageWalk(file, meta, PageSums.read(folder, file, meta), matches)
 
 
 def _tables(env: lmdb.Environment, folder: Directory, *, read_only: bool) -> Databases:

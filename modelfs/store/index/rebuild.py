@@ -27,6 +27,7 @@ from modelfs.store.disk.read_access import ACL
 from modelfs.store.index.lock_file import LMDB_LOCK_FILE, prepare_lock_file
 from modelfs.store.index.opening import checked_files, translated
 from modelfs.store.index.pages.data_file import DATA_FILE
+from modelfs.store.index.pages.sums import drop_sums
 from modelfs.store.index.tables import Table
 
 log = logging.getLogger(__name__)
@@ -159,6 +160,7 @@ def replace_data_file(folder: Directory) -> None:
         OSError: the disk failed; the index is the old one, or the new one.
     """
     new = folder.subdirectory(NEW_FOLDER)
+    drop_sums(folder)
     _Access.of(folder, DATA_FILE).give(new, DATA_FILE)
     access = _Access.of(folder, LMDB_LOCK_FILE) if folder.exists(LMDB_LOCK_FILE) else None
     folder.unlink(LMDB_LOCK_FILE)

@@ -44,5 +44,14 @@ def checked(table: Table, key: bytes, stored: bytes) -> bytes:
     return value
 
 
+def matches(table: str, key: bytes, stored: bytes) -> bool:
+    """Whether a row that LMDB has matches its checksum, by the name of its table."""
+    try:
+        checked(Table(table), key, stored)
+    except (CorruptIndex, ValueError):
+        return False
+    return True
+
+
 def _checksum(table: Table, key: bytes, value: bytes) -> int:
     return xxh3_64_intdigest(key + value, _SEEDS[table]) & _MASK

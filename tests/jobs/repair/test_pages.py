@@ -1,5 +1,6 @@
 """Repair of an index with damaged pages: a new one has all rows that can be read."""
 
+import random
 import shutil
 from pathlib import Path
 
@@ -19,9 +20,10 @@ from modelfs.store.index.pages.walk import FREE, TABLES, PageWalk
 from modelfs.store.index.tables import Table, number_key
 from modelfs.store.store import Store
 from tests.support.byte_damage import Contents, files_of, lost_files
-from tests.support.index_pages import SIZE, data_file, walk_of
-from tests.support.sample_store import Sample
-from tests.support.stores import overwrite
+from tests.support.index_pages import SIZE, data_file, leaves_of, walk_of
+from tests.support.run_jobs import ingest_file
+from tests.support.sample_store import CHUNK, Sample
+from tests.support.stores import new_file, noise, overwrite, stored_file
 
 
 @pytest.fixture
@@ -191,3 +193,32 @@ def test_a_missing_folder_of_files(closed: Path, table: Table, name: str) -> Non
     assert repair(closed, data=True).after.findings == []
     with Store(closed, read_only=True) as opened:
         assert check(opened, data=True) == []
+
+
+def test_a_lost_write_brings_no_old_bytes_back(sample: Sample) -> None:
+    """A page of extents is as an older commit left it; that commit's chunks are still there."""
+    contents = [noise(CHUNK, 31), noise(CHUNK, 32)]
+    for number, content in enumerate(contents):
+        stored_file(sample.store, b"keeps %d" % number, content)
+    inode = new_file(sample.store, b"changes")
+    seen: dict[int, bytes] = {}  # the leaf of the extents, as an earlier commit wrote it
+    chance = random.Random(1)
+    while True:
+        sample.store.writes.write(inode, 0, chance.choice(contents))
+        ingest_file(sample.store, inode)
+        sample.store.commit()
+        (lost,) = leaves_of(sample.path, Table.EXTENTS)
+        page = data_file(sample.path).read_bytes()[lost * SIZE :][:SIZE]
+        if seen.setdefault(lost, page) != page:
+            break
+    sample.store.close()
+    good = files_of(sample.path)
+    overwrite(data_file(sample.path), lost * SIZE, seen[lost])
+    report = mended(sample.path)
+    assert f"page {lost} of the index (extents): it is not what the last commit wrote" in {
+        finding.message for finding in report.found
+    }
+    found = files_of(sample.path)
+    named = lost_files(report) | {path for each in report.found for path in each.files}
+    assert {path for path in good if found.get(path) != good[path]} <= named
+    assert all(found.get(path) in (None, data) for path, data in good.items())

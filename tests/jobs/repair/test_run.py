@@ -55,7 +55,7 @@ STAGED: Final = b"/staged"
 
 def test_a_sound_store_is_not_changed(sample: Sample) -> None:
     """Repair of a sound store changes no byte of it, and makes no quarantine."""
-    sample.store.abandon()
+    sample.store.close()
     before = state_of(sample.path)
     report = repair(sample.path, data=True)
     assert (report.found, report.actions, state_of(sample.path)) == ([], [], before)

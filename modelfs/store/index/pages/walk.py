@@ -24,7 +24,7 @@ key 90 on. A bit of page 31 has flipped, so that it seems to be an overflow page
     PageProblem(31, "chunks", low=50, high=90, "its flags are 0x6 in place of 0x2")
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final, NamedTuple
 
@@ -49,7 +49,10 @@ from modelfs.store.index.pages.layout import (
 from modelfs.store.index.pages.leaves import PADDING, Leaves
 from modelfs.store.index.pages.meta import Meta
 from modelfs.store.index.pages.reads import read_pages
+from modelfs.store.index.pages.sums import PageSums
 from modelfs.store.index.pages.uses import PageUses
+
+Matches = Callable[[str, bytes, bytes], bool]
 
 FREE: Final = "free pages"
 TABLES: Final = "tables"
@@ -84,15 +87,28 @@ class Place(NamedTuple):
 class PageWalk:
     """The pages of one commit."""
 
-    def __init__(self, file: PageFile, meta: Meta) -> None:
+    def __init__(
+        self,
+        file: PageFile,
+        meta: Meta,
+        sums: PageSums | None = None,
+        matches: Matches = lambda *_: True,
+    ) -> None:
         """Walk all trees.
 
         Args:
             file: the data file; `meta` has set its page size.
             meta: of the commit.
+            sums: of the pages when the index was closed, if they are known.
+            matches: whether a row's value matches its checksum, by the name of the table, the key
+                and the value. Of a leaf with another sum, one row that does not is the damage.
         """
         self._file = file
         self.meta = meta
+        self.sums = sums or PageSums()
+        self.matches = matches
+        # Pages that an older commit wrote: the disk has lost a later write.
+        self.stale: set[int] = set()
         self.problems: list[PageProblem] = []
         # The sound leaves of each table, in the order of their keys.
         self.leaves: dict[str, list[Place]] = {}
@@ -174,6 +190,9 @@ class PageWalk:
             raise DamagedPage("its keys are not in order")
         if keys:
             _check_bounds(place, keys[0], keys[-1])
+        if self.sums.differs(place.number, page) and not self._has_damaged_row(name, kind, nodes):
+            self.stale.add(place.number)
+            raise DamagedPage("it is not what the last commit wrote")
         # Last: a page that belongs to another tree must not be taken from it.
         self.uses.claim(place.number)
         return nodes
@@ -186,6 +205,30 @@ class PageWalk:
             high = nodes[number + 1].key if number + 1 < len(nodes) else place.high
             yield Place(node.child, low, high)
 
+    def _has_damaged_row(self, name: str, kind: int, nodes: list[Node]) -> bool:
+        """Whether a row of a table does not match its checksum, so that its reads will fail."""
+        if kind == BRANCH or name in (FREE, TABLES):
+            return False
+        try:
+            return not all(
+                self.matches(name, node.key, value_of(self._file, node)) for node in nodes
+            )
+        except (DamagedPage, OSError):
+            return True
+
+    def has_stale_value(self, name: str, node: Node) -> bool:
+        """Whether the overflow pages of a node have a value that an older commit wrote.
+
+        Raises:
+            DamagedPage, OSError: as `overflow_run`.
+        """
+        if not node.flags & BIG:
+            return False
+        first, count = overflow_run(self._file, node)
+        pages = range(first, first + count)
+        differs = any(self.sums.differs(number, self._file.read(number)) for number in pages)
+        return differs and not self._has_damaged_row(name, LEAF, [node])
+
     # -- leaves of the trees of free pages and of tables
 
     def _leaf(self, name: str, place: Place, subtrees: list[Node]) -> bool:
@@ -197,7 +240,7 @@ class PageWalk:
         for node in nodes:
             try:
                 if name == FREE:
-                    self._take_big(node)
+                    self._take_big(name, node)
                     self.uses.add_free(value_of(self._file, node), self.meta.last)
                     self._add_commit(int.from_bytes(node.key))
                 elif node.flags == TREE and node.size == Tree.SIZE:
@@ -216,8 +259,8 @@ class PageWalk:
         if transaction > self.meta.transaction:
             raise DamagedPage(f"it is of commit {transaction}, after that of the meta page")
 
-    def _take_big(self, node: Node) -> None:
-        """Check and take the overflow pages of a value, if it has some.
+    def _take_big(self, name: str, node: Node) -> None:
+        """Check and take the overflow pages of a value in a tree, if it has some.
 
         Raises:
             DamagedPage, OSError: as `overflow_run`.
@@ -229,6 +272,8 @@ class PageWalk:
             except DamagedPage as exc:
                 raise DamagedPage(f"its overflow page {first}: {exc}") from exc
             self._counts["overflow"] += count
+            if self.has_stale_value(name, node):
+                raise DamagedPage(f"its overflow page {first} is not what the last commit wrote")
 
     # -- leaves of tables
 
@@ -255,6 +300,8 @@ class PageWalk:
         numbers = [place.number for place in places]
         unread = read_pages(self._file, numbers, len(self.uses.by_page), buffer)
         leaves = Leaves(buffer, np.array(numbers, np.uint64), size)
+        view = memoryview(buffer)
+        pages = [view[at * size : (at + 1) * size] for at in range(len(places))]
         rows = zip(
             places,
             leaves.suspect.tolist(),
@@ -267,8 +314,8 @@ class PageWalk:
             if place.number in unread:
                 self._report(place, name, unread[place.number])
                 yield False
-            elif suspect or has_big:
-                yield self._check_leaf(name, place, bytes(buffer[at * size : (at + 1) * size]))
+            elif suspect or has_big or self.sums.differs(place.number, pages[at]):
+                yield self._check_leaf(name, place, bytes(pages[at]))
             else:
                 try:
                     _check_bounds(place, first, last)
@@ -301,7 +348,7 @@ class PageWalk:
                 if node.flags & ~BIG:
                     self._report(place, name, f"a row has the flags {node.flags:#x}")
                 else:
-                    self._take_big(node)
+                    self._take_big(name, node)
             except DamagedPage as exc:
                 self._report(place, name, str(exc))
             except OSError as exc:
