@@ -18,7 +18,7 @@ from modelfs.cli.main import COMMANDS
 from modelfs.store.create import create_store
 from modelfs.store.store import Store
 from tests.support import users
-from tests.support.mounts import MODELFS, PREFIX, Mount, mounted, run, wait_until
+from tests.support.mounts import MODELFS, PREFIX, Mount, becomes_owner, mounted, run, wait_until
 from tests.support.stores import stored_file
 from tests.support.users import ALICE, BOB, Ids, User, user
 
@@ -126,6 +126,7 @@ def test_root_needs_trust(theirs: Path, top: Path) -> None:
         assert _code(alice, "fsck", "--data", theirs) == 0
 
 
+@becomes_owner
 def test_a_teams_library(theirs: Path, top: Path) -> None:
     """Another user reads a store if its modes let him, beside its daemon too; nothing else."""
     for path in (theirs, *theirs.rglob("*")):
@@ -206,6 +207,7 @@ def test_a_store_changes_hands(top: Path) -> None:
         run(*AS_NAMED, *MODELFS, "umount", path)
 
 
+@becomes_owner
 @pytest.mark.parametrize("mode", [0o755, 0o750])
 def test_a_teams_library_stays_readable(theirs: Path, top: Path, mode: int) -> None:
     """Its readers read later files, beside the daemon and after it, and packs written again."""
@@ -252,6 +254,7 @@ def test_unmounting_another_users_mount(top: Path) -> None:
         done("umount", path)
 
 
+@becomes_owner
 def test_owners_in_a_users_fuse_mount(top: Path) -> None:
     """Her mount may show a store as root's; root needs trust for it, and makes none there."""
     outer, inner = top / "outer", top / "mnt" / "store"

@@ -37,6 +37,10 @@ PREFIX: Final = tuple(shlex.split(os.environ.get("MODELFS_TESTS_PREFIX", "")))
 # Further options of each mount, such as --passthrough.
 OPTIONS: Final = tuple(shlex.split(os.environ.get("MODELFS_TESTS_OPTIONS", "")))
 
+# The systemd unit's capabilities have no CAP_SETUID: `tools/run trust.unit_capabilities`.
+becomes_owner = pytest.mark.skipif(
+    bool(PREFIX), reason="the daemon must be able to become the store's owner"
+)
 with_session_io = pytest.mark.skipif(
     importlib.util.find_spec("modelfs.fs.host._session_io") is None, reason="it is not compiled"
 )
