@@ -21,10 +21,10 @@ def data_file(store: Path) -> Path:
 
 def walk_of(path: Path) -> PageWalk:
     """Return the pages of the last commit of a data file."""
-    with PageFile(folder := Directory(path.parent)) as file:
+    with PageFile(Directory(path.parent)) as file:
         meta = newest(read_metas(file))
         assert meta is not None
-        return walk_compared(folder, file, meta)
+        return walk_compared(file, meta)
 
 
 def leaves_of(store: Path, table: str) -> list[int]:

@@ -46,8 +46,7 @@ from modelfs.errors import ModelfsError
 from modelfs.jobs.repair.run import RepairReport, repair
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index.pages.layout import PageFile
-from modelfs.store.index.pages.meta import META_SIZE, SECTOR, newest, read_metas
-from modelfs.store.index.pages.sums import record_sums
+from modelfs.store.index.pages.meta import META_SIZE, SECTOR, newest, read_metas, record_close
 from modelfs.store.index.pages.uses import Use
 from modelfs.store.index.pages.walk import PageWalk
 from modelfs.store.index.superblock import SUPERBLOCK
@@ -164,7 +163,7 @@ def damage(path: Path, template: Template, kinds: list[str], chance: random.Rand
     for kind in sorted(chosen, key=lambda kind: kind not in OF_ROWS):
         if kind in OF_ROWS:
             done.append(f"{kind} {_damage_row(path / 'index', kind, chance)}")
-            record_sums(Directory(path / "index"))  # as if the store had been closed with it
+            record_close(Directory(path / "index"))  # as if the store had been closed with it
         elif kind == "stale":
             done.append(f"{kind} {_put_stale(path / 'index' / 'data.mdb', template, chance)}")
         elif kind == "meta":

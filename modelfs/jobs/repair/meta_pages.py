@@ -48,6 +48,7 @@ from modelfs.store.index.pages.meta import (
     with_fixed_fields,
 )
 from modelfs.store.index.pages.meta_check import meta_problems
+from modelfs.store.index.pages.sums import PageSums
 from modelfs.store.index.pages.uses import Use
 from modelfs.store.index.pages.walk import FREE, TABLES, PageWalk
 from modelfs.store.index.rebuild import NEW_MAP_SIZE
@@ -241,6 +242,8 @@ def _with_root(file: PageFile, meta: Meta) -> Meta:
 
     All tables fit into one leaf. Those of earlier commits are in lists of free pages.
     """
+    if PageSums.read(file).meta == meta.content:
+        return meta  # the page that it names is damaged, and no other one is right
     walk = PageWalk(file, meta.with_fields(last=file.pages + LOOSE_PAGES - 1))
     if TABLES not in walk.damaged_trees or FREE in walk.damaged_trees:
         return meta

@@ -99,7 +99,7 @@ def salvage_index(
     with PageFile(index) as file:
         meta = newest(read_metas(file))
         assert meta is not None, "a meta page is whole"
-        walk = walk_compared(index, file, meta)
+        walk = walk_compared(file, meta)
         problems = [*map(str, walk.problems)] or meta_problems(file)
         problems += [str(refusal)] if refusal is not None else []
         if not problems:

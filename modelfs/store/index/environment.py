@@ -43,6 +43,7 @@ from modelfs.store.disk.directory import Directory
 from modelfs.store.index.fork_gate import FORK_GATE
 from modelfs.store.index.lock_file import free_slots, may_lock
 from modelfs.store.index.opening import Database, open_lmdb, translated
+from modelfs.store.index.pages.sums import drop_sums
 from modelfs.store.index.tables import Table
 
 log = logging.getLogger(__name__)
@@ -268,15 +269,18 @@ class Environment:
 
     def _open(self) -> None:
         self.has_slots = self.has_slots or (self._needs_slots and may_lock(self._folder))
+        # Checked once: this process has written the pages since, or reads beside the one that did.
+        is_first = not self.databases
         env, self.databases = open_lmdb(
             self._folder,
             read_only=self._read_only,
             map_size=self._map_size,
             with_slots=self.has_slots,
-            # Once: this process has written the pages since, or reads beside the one that did.
-            check=not self.databases,
+            check=is_first,
         )
         self._env = env
+        if is_first and not self._read_only:
+            drop_sums(self._folder)
 
 
 class Transaction:

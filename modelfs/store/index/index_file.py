@@ -29,9 +29,8 @@ from modelfs.store.index.copy import CommitGone, IndexCopy
 from modelfs.store.index.environment import Environment
 from modelfs.store.index.opening import translated, used_bytes
 from modelfs.store.index.pages.data_file import DataFile
-from modelfs.store.index.pages.meta import write_record
+from modelfs.store.index.pages.meta import record_close, write_record
 from modelfs.store.index.pages.meta_check import withdraw
-from modelfs.store.index.pages.sums import record_sums
 from modelfs.store.index.rebuild import copy_compact, remove_new, replace_data_file
 
 # How often a copy is tried, if commits of another process overwrite the meta page before it.
@@ -87,7 +86,7 @@ class IndexFile:
 
     def record_sums(self) -> None:
         """Record the sums of all pages, before the environment is closed for good."""
-        record_sums(self._folder)
+        record_close(self._folder)
 
     def used(self) -> int:
         """Return the bytes of the file that are in use, as of the last commit."""

@@ -209,7 +209,7 @@ def _check_last_commit(env: lmdb.Environment, folder: Directory) -> None:
             with env.begin() as snapshot, PageFile(folder) as pages:
                 for meta in read_metas(pages):
                     if meta is not None and meta.transaction == snapshot.id():
-                        problems = walk_compared(folder, pages, meta).problems
+                        problems = walk_compared(pages, meta).problems
         except lmdb.Error as exc:
             raise translated(exc) from exc
         looks += 1
@@ -220,9 +220,9 @@ def _check_last_commit(env: lmdb.Environment, folder: Directory) -> None:
         raise DamagedPages(*map(str, problems))
 
 
-def walk_compared(folder: Directory, file: PageFile, meta: Meta) -> PageWalk:
-    """Walk the pages of a commit, and compare them with the sums in the folder of the index."""
-    return PageWalk(file, meta, PageSums.read(folder, file, meta), matches)
+def walk_compared(file: PageFile, meta: Meta) -> PageWalk:
+    """Walk the pages of a commit, and compare them with the sums beside the file."""
+    return PageWalk(file, meta, PageSums.read(file).of(meta.content), matches)
 
 
 def _tables(env: lmdb.Environment, folder: Directory, *, read_only: bool) -> Databases:

@@ -52,6 +52,7 @@ NODE_HEAD: Final = struct.Struct("<HHHH")
 _U32: Final = struct.Struct("<I")
 _U64: Final = struct.Struct("<Q")
 _TREE: Final = struct.Struct("<IHH4QQ")
+META_CONTENT_SIZE: Final = struct.calcsize("<IIQQ") + 2 * _TREE.size + struct.calcsize("<QQ")
 
 
 class DamagedPage(Exception):
@@ -95,12 +96,13 @@ class PageFile:
     """
 
     def __init__(self, folder: Directory) -> None:
-        """Open the data file in the folder of an index.
+        """Open the data file in the folder of an index, which stays open.
 
         Raises:
             StoreNotTrusted: it is not a regular file of the store's owner.
             OSError: it cannot be opened.
         """
+        self.folder = folder
         self.path = folder.path / DATA_FILE  # for messages
         # Not a number: if Ctrl-C comes before it is assigned, the file would stay open.
         self._file = io.FileIO(DATA_FILE, opener=lambda name, _: folder.open(name, os.O_RDONLY))

@@ -38,6 +38,7 @@ from modelfs.store.index.pages.layout import (
     Tree,
     nodes_of,
 )
+from modelfs.store.index.pages.sums import PageSums, record_sums
 
 MAGIC: Final = 0xBEEFC0DE.to_bytes(4, "little")
 VERSION: Final = 1
@@ -231,14 +232,38 @@ def last_freed(file: PageFile, meta: Meta) -> int:
 
 
 def read_records(file: PageFile) -> list[Meta]:
-    """Return the whole records of a file whose page size is set."""
-    whole: list[Meta] = []
+    """Return the whole records of a file whose page size is set.
+
+    The sums of its pages, from when it was closed, have another record: see `sums`.
+    """
+    whole = _records_of_sums(file)
     for number in range(2):
         found = _read(file, (number + 1) * file.page_size - SECTOR, RECORD.size)
         magic, content, checksum = RECORD.unpack(found or bytes(RECORD.size))
         if magic == RECORD_MAGIC and checksum == xxh3_64_digest(content):
             whole.append(Meta.from_bytes(content))
     return whole
+
+
+def _records_of_sums(file: PageFile) -> list[Meta]:
+    """Return the record that the sums have, if the file has the roots of that commit."""
+    sums = PageSums.read(file)
+    if not sums.meta:
+        return []
+    meta = Meta.from_bytes(sums.meta)
+    roots = [tree.root for tree in (meta.free, meta.tables) if tree.root != NO_PAGE]
+    try:
+        is_of_file = all(sums.has(root, file.read(root)) for root in roots)
+    except OSError:
+        return []
+    return [meta] if is_of_file and meta.page_size == file.page_size else []
+
+
+def record_close(folder: Directory) -> None:
+    """Record the sums of the pages of the last commit, after the last change of a writer."""
+    with suppress(OSError), PageFile(folder) as file:
+        if (meta := newest(read_metas(file))) is not None:
+            record_sums(file, meta.content, meta.last + 1)
 
 
 def read_record(file: PageFile) -> Meta | None:

@@ -3,13 +3,13 @@
 If the disk loses the write of a page, the page is as an older commit left it: its rows match their
 checksums, and each of them was right once. Nothing in the page can show its age. So the end of a
 writer records a sum of every page, in a file beside the data file. The next opening compares the
-pages that it walks (see `walk`), if the meta page still is the one of the record. A record that is
-missing, damaged or of another commit is ignored: after a crash, after a commit of an older version
-of modelfs, and with a data file out of a backup.
+pages that it walks (see `walk`), if the meta page still is the one of the record. Without a record,
+or with a damaged one, a page is believed: after a crash, and of a backup that has none. A writer
+that has opened the index removes the record, so it never is of another file's commit.
 
 The file has `MAGIC`; the content of the meta page; the sum of each page, u64, little-endian; and
-the XXH3-64 of all that comes before, big-endian. It is not synced: without it, a page is believed
-as before.
+the XXH3-64 of all that comes before, big-endian. It is not synced. As it has the content of the
+meta page, it also is a record of the last commit (see `meta`).
 
 The sum of a leaf or branch page is that of its head and its nodes. What lies between them is left
 over from older nodes, and no damage there matters.
@@ -32,11 +32,11 @@ from xxhash import xxh3_64_digest, xxh3_64_intdigest
 from modelfs.errors import StoreNotTrusted
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index.pages.data_file import LOOSE_PAGES
-from modelfs.store.index.pages.layout import BRANCH, LEAF, PAGE_HEAD, PageFile
-from modelfs.store.index.pages.meta import Meta, newest, read_metas
+from modelfs.store.index.pages.layout import BRANCH, LEAF, META_CONTENT_SIZE, PAGE_HEAD, PageFile
 
 SUMS_FILE: Final = "page-sums"
 MAGIC: Final = b"modelfs page sums 1\n"
+_HEAD_SIZE: Final = len(MAGIC) + META_CONTENT_SIZE
 _SUM_SIZE: Final = 8
 _DIGEST_SIZE: Final = 8
 # Pages that are read at a time.
@@ -44,55 +44,64 @@ BATCH: Final = 256
 
 
 class PageSums:
-    """The sums of the pages of a commit; of no page if there is no record of it."""
+    """The sums of the pages of a commit; of no page if there is no record.
 
-    def __init__(self, sums: bytes = b"") -> None:
+    Attributes:
+        meta: the content of the commit's meta page; empty if there is no record.
+    """
+
+    def __init__(self, meta: bytes = b"", sums: bytes = b"") -> None:
+        self.meta = meta
         self._sums = np.frombuffer(sums, "<u8")
 
     @classmethod
-    def read(cls, folder: Directory, file: PageFile, meta: Meta) -> Self:
-        """Read the record of a commit.
-
-        Args:
-            folder: of the index.
-            file: its data file.
-            meta: of the commit.
-        """
-        head = MAGIC + meta.content
-        pages = min(meta.last + 1, file.pages + LOOSE_PAGES)
-        size_max = len(head) + pages * _SUM_SIZE + _DIGEST_SIZE
+    def read(cls, file: PageFile) -> Self:
+        """Read the record beside a data file whose page size is set."""
+        size_max = _HEAD_SIZE + (file.pages + LOOSE_PAGES) * _SUM_SIZE + _DIGEST_SIZE
         try:
             with (
-                folder.opened(SUMS_FILE, os.O_RDONLY) as fd,
+                file.folder.opened(SUMS_FILE, os.O_RDONLY) as fd,
                 open(fd, "rb", closefd=False) as record,
             ):
                 recorded = record.read(size_max + 1)
         except (OSError, StoreNotTrusted):
             return cls()
         content, digest = recorded[:-_DIGEST_SIZE], recorded[-_DIGEST_SIZE:]
-        sums = content[len(head) :]
-        is_whole = content.startswith(head) and digest == xxh3_64_digest(content)
-        return cls(sums) if is_whole and not len(sums) % _SUM_SIZE else cls()
+        meta, sums = content[len(MAGIC) : _HEAD_SIZE], content[_HEAD_SIZE:]
+        is_whole = content.startswith(MAGIC) and digest == xxh3_64_digest(content)
+        return cls(meta, sums) if is_whole and not len(sums) % _SUM_SIZE else cls()
+
+    def of(self, meta: bytes) -> Self:
+        """Return the sums for the commit with this meta page; none if they are of another one."""
+        return self if meta == self.meta else type(self)()
 
     def differs(self, number: int, page: bytes | memoryview) -> bool:
         """Whether a page is another one than it was at the record."""
         return number < len(self._sums) and sum_of(page) != self._sums[number]
 
+    def has(self, number: int, page: bytes) -> bool:
+        """Whether a page is known, and the same as at the record."""
+        is_known = number < len(self._sums) and len(page) >= PAGE_HEAD.size
+        return is_known and sum_of(page) == self._sums[number]
 
-def record_sums(folder: Directory) -> None:
-    """Record the sums of an index that no process writes. An error only leaves no record."""
-    with suppress(OSError, StoreNotTrusted), PageFile(folder) as file:
-        meta = newest(read_metas(file))
-        if meta is None:
-            return
-        content = MAGIC + meta.content + _all_sums(file, min(meta.last + 1, file.pages)).tobytes()
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-        with folder.opened(SUMS_FILE, flags) as fd, open(fd, "wb", closefd=False) as out:
-            out.write(content + xxh3_64_digest(content))
+
+def record_sums(file: PageFile, meta: bytes, count: int) -> None:
+    """Record the sums of an index that no process writes. An error only leaves no record.
+
+    Args:
+        file: the data file, with its page size set.
+        meta: the content of the meta page of the last commit.
+        count: pages of that commit.
+    """
+    with suppress(OSError, StoreNotTrusted):
+        content = MAGIC + meta + _all_sums(file, min(count, file.pages)).tobytes()
+        drop_sums(file.folder)
+        with file.folder.opened(SUMS_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL) as fd:
+            os.pwrite(fd, content + xxh3_64_digest(content), 0)
 
 
 def drop_sums(folder: Directory) -> None:
-    """Remove the record, before another data file takes the place of the recorded one."""
+    """Remove the record, before the first change of the index."""
     folder.unlink(SUMS_FILE)
 
 
