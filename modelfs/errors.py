@@ -261,6 +261,10 @@ class CorruptChunk(CorruptData):
         return type(self), (self.chunk, self.problem, self.base), vars(self)
 
 
+class BytesMoved(ModelfsError):
+    """Staged bytes were put into chunks since a read of them was planned. Plan it again."""
+
+
 class LostBytes(CorruptData):
     """Bytes were written to a file, and the disk failed before they were durable.
 

@@ -32,6 +32,7 @@ SCENARIOS: Final = frozenset(
         "jobs/repair/test_random.py",
         "jobs/test_damaged_rows.py",
         "reader/test_forks.py",
+        "store/files/test_divided_files.py",
     }
 )
 # Modules that are tested only through others. The list may become shorter, and never longer: lower

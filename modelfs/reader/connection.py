@@ -39,6 +39,9 @@ Check = Callable[[Store], object]
 
 # Damage fails in every plan. A writer would have to change the file during each of so many reads.
 PLANS_MAX: Final = 4
+# A plan that failed because staged bytes went into chunks counts as so much of one: during a long
+# read, ingest commits one region of the file after the other.
+MOVED_PART: Final = 1 / 64
 
 
 class Connection:
@@ -121,7 +124,7 @@ class Connection:
 
     @store_call
     def _carry_out(self, plan: Callable[[Store], P], read: Callable[[Store, P], T]) -> T:
-        plans_left = PLANS_MAX
+        plans_left = float(PLANS_MAX)
         while True:
             shared, forks = self._open(), OPEN_STORES.forks
             commit = -1
@@ -138,14 +141,15 @@ class Connection:
             except StoreBusy:
                 if not shared.store.exclusion.gain_slots():
                     raise
-            except (CorruptData, FileNotFoundError):
+            except (CorruptData, FileNotFoundError) as exc:
                 # Since the commit a chunk may have moved, or the file may have been truncated or
                 # ingested. Or a signal handler forked on this thread, which ends a transaction.
                 changed = (
                     forks != OPEN_STORES.forks or commit != shared.store.index.rows.snapshot_id()
                 )
-                plans_left -= 1
-                if not changed or not plans_left:
+                # Bytes that went into chunks do so once.
+                plans_left -= MOVED_PART if isinstance(exc, FileNotFoundError) else 1
+                if not changed or plans_left <= 0:
                     raise
             finally:
                 if shared.process == os.getpid():

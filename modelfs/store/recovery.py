@@ -29,6 +29,7 @@ def load_staged(staging: Staging) -> None:
     """Load the staged state of all files as of the last commit."""
     for staged in staging.rows.states():
         staging.adopt(staged)
+        staging.wholes.punch_gaps(staged)
         for file in {window.file for window in staged.windows.values()}:
             with contextlib.suppress(OSError):  # a missing file is an error of the first read
                 file.reload()

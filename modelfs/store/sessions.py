@@ -23,6 +23,7 @@ from typing import Final
 
 from modelfs.errors import CorruptIndex
 from modelfs.store.files.staging import Staging
+from modelfs.store.files.window import GENERATION_BITS
 from modelfs.store.index.counters import (
     NEXT_CHUNK,
     NEXT_INODE,
@@ -37,7 +38,6 @@ from modelfs.store.index.tables import NUMBER_END, ROOT
 GAP: Final = 1 << 40
 # A gap takes at most this part of the numbers that are left, so they never run out.
 PART: Final = 1 << 20
-GENERATION_BITS: Final = 62
 SESSION_BITS: Final = 62
 
 

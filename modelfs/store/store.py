@@ -376,7 +376,9 @@ class Store:
         the part that the second one cannot do, or all if it is cancelled.
         """
         batch = self.index.seal()
-        deferred: list[Deferred[Any]] = [self.staging.deletes, self.packs.deletes, self.packs.cuts]
+        staging, packs = self.staging, self.packs
+        deferred: list[Deferred[Any]] = [staging.wholes.punches, staging.deletes, packs.deletes]
+        deferred.append(packs.cuts)
         drained = [(each, each.drain()) for each in deferred]
 
         def run_deferred() -> None:

@@ -1,6 +1,7 @@
 """Files that the kernel itself reads, writes and maps in a mount, until they are in chunks."""
 
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
@@ -10,12 +11,15 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import RawIOBase
 from pathlib import Path
 
 import pytest
 
-from modelfs.store.disk.allocation import KEEP_SIZE, PUNCH_HOLE
+from modelfs.store.disk.allocation import KEEP_SIZE, PUNCH_HOLE, allocate
+from modelfs.store.disk.space import Space
 from tests.support.file_data import data_of
+from tests.support.loop_disks import disk, free
 from tests.support.mounts import (
     Mount,
     modelfs,
@@ -389,3 +393,60 @@ def test_many_small_files(passing: Mount) -> None:
     assert staged(passing) == set()
     for number in range(500):
         assert int((passing.path / f"{number}").read_bytes()) % 500 == number
+
+
+@contextmanager
+def nearly_full_disk(folder: Path) -> Iterator[Path]:
+    """Mount a disk of 4 GiB inside the block, of which 560 MiB are free."""
+    with disk(folder / "image", folder / "disk", 4 << 30) as path:
+        with (path / "of others").open("wb") as file:
+            allocate(file.fileno(), free(path) - (560 << 20))
+        yield path
+
+
+def test_a_file_of_more_than_half_of_the_room(fuse: None, tmp_path: Path) -> None:
+    """It becomes chunks in parts, each of which gives its room back."""
+    data = noise(150 << 20) + noise(150 << 20, 1)
+    with nearly_full_disk(tmp_path) as path:
+        modelfs("mkfs", path / "store")
+        with mounted(path / "store", tmp_path / "mnt", "--passthrough") as mount:
+            (mount.path / "f").write_bytes(data)
+            assert is_passed(mount.store / "staging")
+            mount.sync()
+            assert staged(mount) == set()
+            assert (mount.path / "f").read_bytes() == data
+            wait_until(lambda: free(path) > 150 << 20)  # without the guard
+        modelfs("fsck", "--data", path / "store")
+
+
+def has_room(file: RawIOBase, data: bytes) -> bool:
+    """Write to a file, and return whether it had room for all of the data."""
+    try:
+        return file.write(data) == len(data)
+    except OSError as exc:
+        if exc.errno != errno.ENOSPC:
+            raise
+        return False
+
+
+def test_a_writer_that_fills_the_disk(fuse: None, tmp_path: Path) -> None:
+    """The disk refuses it before the reserve is used, and all that it wrote becomes chunks."""
+    with nearly_full_disk(tmp_path) as path:
+        modelfs("mkfs", path / "store")
+        with mounted(path / "store", tmp_path / "mnt", "--passthrough") as mount:
+            (mount.path / "old").write_bytes(noise(1 << 20))
+            mount.sync()
+            reserve = Space(path / "store").reserve_bytes
+            block, written = noise(1 << 20), 0
+            with (mount.path / "f").open("wb", buffering=0) as file:
+                assert is_passed(mount.store / "staging")
+                while has_room(file, block[written:] + block[:written]):
+                    written += 1
+                (mount.path / "old").unlink()
+            wait_until(lambda: free(path) > reserve // 2)
+            mount.sync()
+            assert staged(mount) == set()
+            with (mount.path / "f").open("rb") as file:
+                for number in range(written):
+                    assert file.read(1 << 20) == block[number:] + block[:number]
+        modelfs("fsck", "--data", path / "store")

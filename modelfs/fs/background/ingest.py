@@ -36,6 +36,9 @@ QUIET_SECONDS: Final = 1.0  # programs close, open again and rename within momen
 ROUND_RETRY_SECONDS: Final = 10.0
 # A file that a program has mapped and closed is looked at so often: whether the mapping is gone.
 LIVE_RETRY_SECONDS: Final = 1.0
+# The kernel closes the staging file of a passed file a moment after the program has closed its own.
+CLOSE_SECONDS: Final = 0.02
+CLOSE_TRIES: Final = 5
 # A file that is still being written is ingested from this many whole windows on.
 EARLY_WINDOWS: Final = 4
 # While more files than this wait for ingest, each create waits until one of them is done.
@@ -125,11 +128,32 @@ class BackgroundIngest:
             failures |= await self._context.driver.run(ingesting)
             if progress is not None:
                 await progress(done, total)
+        failures |= await self._ingest_closed()
         try:
             await self._context.durability.flush_all()
         finally:
             await self._context.durability.commit()
         raise_first(self._store, failures)
+
+    async def _ingest_closed(self) -> Failures:
+        """Ingest files that a program has closed, and the kernel a moment later.
+
+        A file that is mapped stays staged.
+        """
+        failures: Failures = {}
+        is_open, is_live = self._context.handles.is_open_for_writing, self._store.contents.is_live
+        for _ in range(CLOSE_TRIES):
+            staged = [staged.inode for staged in self._store.staging]
+            closed = [inode for inode in staged if is_live(inode) and not is_open(inode)]
+            if not closed:
+                break
+            await trio.sleep(CLOSE_SECONDS)
+            while closed:
+                inodes = round_of(self._store, closed)
+                closed = closed[len(inodes) :]
+                ingesting = self._ingest.ingest_apart(inodes, done=self._drained.notify)
+                failures |= await self._context.driver.run(ingesting)
+        return failures
 
     async def ingest_all(self) -> None:
         """Ingest all staged bytes now, because room is short, also of files that are being written.

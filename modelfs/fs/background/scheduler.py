@@ -45,6 +45,7 @@ from modelfs.fs.background.shortage import Shortage
 from modelfs.fs.handles import Handles
 from modelfs.jobs.gc.collector import Collector
 from modelfs.jobs.hints import all_hints
+from modelfs.store.disk.guard import IDLE_SECONDS
 from modelfs.store.store import Store
 
 log = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class Scheduler:
             )
             for name, seconds, job in (
                 ("flush", TICK_SECONDS, self.durability.flush_old),
+                ("giving back the guard", TICK_SECONDS, self._release_guard),
                 ("ingest", TICK_SECONDS, self.ingest.ingest_due),
                 ("deletion of copies", COPIES_SECONDS, self._drop_unused_copies),
                 ("removal of deleted files", TICK_SECONDS, self.gc.remove_orphans),
@@ -118,6 +120,9 @@ class Scheduler:
             ):
                 nursery.start_soon(_keep_running, name, task, retry_seconds)
 
+    async def _release_guard(self) -> None:
+        self._store.space.guard.release(IDLE_SECONDS)
+
     async def _drop_unused_copies(self) -> None:
         self._store.staging.wholes.drop_unused_copies()
 
@@ -127,6 +132,7 @@ class Scheduler:
         Args:
             clean: all written bytes have reached the daemon. If not, the store stays marked.
         """
+        self._store.space.guard.close()  # a program may have a file open to the very end
         try:
             await self.durability.flush_all()
             if clean:

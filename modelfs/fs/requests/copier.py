@@ -21,6 +21,7 @@ from modelfs.errors import FileTooLarge, InvalidArgument, ModelfsError, NotSuppo
 from modelfs.fs.background.scheduler import Scheduler
 from modelfs.fs.handles import Handles
 from modelfs.fs.requests.changes import Changes
+from modelfs.fs.requests.reader import replanned
 from modelfs.store.disk.calls import drive_async
 from modelfs.store.index.records import SIZE_MAX
 from modelfs.store.index.tables import InodeNumber
@@ -154,8 +155,11 @@ class Copier:
         start, stop = self._store.clones.first_staged(rest.source, rest.start, rest.stop)
         size = stop - start if start == rest.start else STAGED_STEP
         contents = self._store.contents
-        runs = contents.plan(
-            rest.source, rest.start, min(size, STAGED_STEP, rest.stop - rest.start)
-        )
-        data = await trio.to_thread.run_sync(contents.gather, runs)
+        size = min(size, STAGED_STEP, rest.stop - rest.start)
+
+        async def read() -> bytes:
+            runs = contents.plan(rest.source, rest.start, size)
+            return await trio.to_thread.run_sync(contents.gather, runs)
+
+        data = await replanned(read)
         return await self._write(rest.handle, rest.at, data) if data else 0

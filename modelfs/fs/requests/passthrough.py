@@ -14,7 +14,9 @@ Files have none if a promise could not be kept for them:
 - with O_SYNC, O_DSYNC or the mount option `sync`, since a write is durable only when the index has
   the file; with O_DIRECT, which the disk under the store may refuse;
 - with setuid, setgid or extended attributes, since a write has to clear capabilities;
-- below a `--limit`, or while less than twice the reserve is free, since no write asks for room.
+- below a `--limit`, on a disk of less than some 3 GiB, or while less than twice the reserve is
+  free, since no write asks for room. While there are writers, the reserve is held: `disk.guard`.
+  So there are none on a disk that cannot hold it either, such as tmpfs and ZFS.
 
 Example. `cp` creates model.bin: its inode gets the whole file 5-w-1, the kernel gets it as number
 1, and the reply to the create names 1. The kernel writes 700 MiB. A second program opens model.bin
@@ -31,6 +33,7 @@ from modelfs.fs.handles import Handles
 from modelfs.fs.host import session_io
 from modelfs.fs.host.backing import BackingFiles
 from modelfs.fs.requests.privileges import SET_ID
+from modelfs.jobs.ingest.passes import REGION_BYTES
 from modelfs.store.disk.lease import has_leases
 from modelfs.store.files.whole_file import WholeFile
 from modelfs.store.index.records import Inode
@@ -48,6 +51,7 @@ class _Opens:
 
     whole: WholeFile
     number: int
+    guarded: int = 0  # opens for writing that hold the reserve
 
 
 class Passthrough:
@@ -92,25 +96,43 @@ class Passthrough:
         if self._files is None:
             return 0
         opens = self._opens.get(inode)
-        if opens is None:
-            whole = None if self._handles.is_open(inode) else self._find(inode, flags, writable)
-            if whole is None or (number := self._register(whole)) == 0:
-                return 0
-            opens = self._opens[inode] = _Opens(whole, number)
-        elif writable and self._store.staging.find(inode) is None:
-            self._store.contents.staged(inode)  # its copy becomes the content
+        if opens is None and not self._suits(inode, flags, writable=writable):
+            return 0
+        is_guarded = writable and self._store.space.begin_unseen()
         try:
+            # All opens of a file have its number: one more writer may have no guard.
+            if opens is None and writable and not is_guarded:
+                return 0
+            opens = opens or self._begin(inode, writable=writable)
+            if opens is None:
+                return 0
+            if writable and self._store.staging.find(inode) is None:
+                self._store.contents.staged(inode)  # its copy becomes the content
             opens.whole.opened(writable=writable)
-        except BaseException:
-            self._end_if_unused(inode, opens)
-            raise
-        return opens.number
+            opens.guarded += is_guarded
+            is_guarded = False
+            return opens.number
+        finally:
+            if is_guarded:
+                self._store.space.end_unseen()
+            if opens is not None:
+                self._end_if_unused(inode, opens)
 
     def close(self, inode: InodeNumber, *, writable: bool) -> None:
         """Close a file that was opened with a number."""
         opens = self._opens[inode]
         opens.whole.closed(writable=writable)
+        if writable and opens.guarded:
+            opens.guarded -= 1
+            self._store.space.end_unseen()
         self._end_if_unused(inode, opens)
+
+    def _begin(self, inode: InodeNumber, *, writable: bool) -> _Opens | None:
+        """Begin to serve a file, at its first open; None if it is not served."""
+        whole = self._find(inode, writable=writable)
+        if whole is None or (number := self._register(whole)) == 0:
+            return None
+        return self._opens.setdefault(inode, _Opens(whole, number))
 
     def _end_if_unused(self, inode: InodeNumber, opens: _Opens) -> None:
         if opens.whole.opens:
@@ -130,10 +152,19 @@ class Passthrough:
 
     # -- which files
 
-    def _find(self, inode: InodeNumber, flags: int, writable: bool) -> WholeFile | None:
+    def _suits(self, inode: InodeNumber, flags: int, *, writable: bool) -> bool:
+        """Whether the first open of a file may have a whole file."""
+        if flags & UNSUITED_FLAGS or self._handles.is_open(inode):
+            return False
+        staged = self._store.staging.find(inode)
+        if staged is None and self._store.staging.wholes.copy(inode) is not None:
+            return True
+        if staged is not None and staged.whole is not None:
+            return not staged.lost_bytes
+        return writable and self._may_begin(self._store.contents.node(inode))
+
+    def _find(self, inode: InodeNumber, *, writable: bool) -> WholeFile | None:
         """Return the whole file for the first open of a file, None if it has and gets none."""
-        if flags & UNSUITED_FLAGS:
-            return None
         wholes = self._store.staging.wholes
         staged = self._store.staging.find(inode)
         if staged is None and not writable:
@@ -141,7 +172,7 @@ class Passthrough:
         if staged is None and not wholes.drop_copy(inode):
             return self._store.contents.staged(inode).whole
         if staged is not None and staged.whole is not None:
-            return None if staged.lost_bytes else staged.whole
+            return staged.whole
         if not writable or not self._may_begin(self._store.contents.node(inode)):
             return None
         staged = self._store.contents.staged(inode)
@@ -151,10 +182,9 @@ class Passthrough:
         """Whether an inode may get a whole file."""
         if node.size or node.mode & SET_ID or node.xattr_rows:
             return False
-        space, staging = self._store.space, self._store.staging
-        if space.has_limit or staging.is_crowded:
+        if self._store.staging.is_crowded:
             return False
-        return space.writable_bytes() >= space.reserve_bytes
+        return self._store.space.may_write_unseen(REGION_BYTES)
 
 
 def _try_out(files: BackingFiles, folder: str) -> None:

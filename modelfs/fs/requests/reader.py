@@ -10,10 +10,13 @@ chunks. If the page cache lacks the staged part, a thread fills the whole buffer
 
 import errno
 import os
-from typing import Final
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final, TypeVar
 
 import trio
 
+from modelfs.errors import BytesMoved
 from modelfs.fs.handles import Handle
 from modelfs.fs.requests.readahead import ReadAhead
 from modelfs.store.chunks.cache import CAPACITY
@@ -21,8 +24,17 @@ from modelfs.store.files.content import Contents
 from modelfs.store.files.read_runs import ChunkRun, FileRun, HoleRun, ReadRun, parts
 
 # The largest read that the kernel sends.
+T = TypeVar("T")
+
 REQUEST_MAX: Final = 1 << 20
 SPARE_BUFFERS: Final = 8
+
+
+async def replanned(read: Callable[[], Awaitable[T]]) -> T:
+    """Plan a read and do it, again and again while its bytes are put into chunks meanwhile."""
+    while True:
+        with suppress(BytesMoved):
+            return await read()
 
 
 class Reader:
@@ -53,6 +65,10 @@ class Reader:
             LostBytes: the disk has lost staged bytes.
             OSError: the backing disk failed.
         """
+        return await replanned(lambda: self._read(handle, offset, size))
+
+    async def _read(self, handle: Handle, offset: int, size: int) -> memoryview:
+        """Plan a read and do it. Raises as `read`, and BytesMoved: it has to be planned again."""
         runs = self._contents.plan(handle.inode, offset, size)
         self._ahead.follow(handle.ahead, handle.inode, offset, offset + _size(runs))
         if await self._ahead.wait(handle.ahead, runs):

@@ -9,6 +9,7 @@ from modelfs.jobs.check.findings import Finding, Severity
 from modelfs.jobs.check.impact import chunk_finding
 from modelfs.jobs.check.reported import Reported
 from modelfs.jobs.check.view import CheckView
+from modelfs.store.files.divided import holes_of
 from modelfs.store.files.staged_checksums import is_intact, may_be_shorter
 from modelfs.store.files.window import WINDOW, origin_of, window_name
 from modelfs.store.index.counters import (
@@ -186,10 +187,15 @@ def _window_problem(view: CheckView, inode: int, number: int, row: WindowRanges)
         length = view.store.staging.directory.status(name).st_size
     except OSError as exc:
         return f"its file {name}: {exc.strerror}"
-    end = row.ranges.stop - origin_of(number, row.generation)
-    is_short = row.ranges and length < end
-    if is_short and not may_be_shorter(view.index, pair_key(inode, number), row):
+    key, expected = pair_key(inode, number), row.ranges.copy()
+    lost = view.find(Table.LOST, key, WindowRanges.from_row)
+    for low, high in lost.ranges if lost is not None and lost.is_part_of(row) else ():
+        expected.remove(low, high)
+    end = expected.stop - origin_of(number, row.generation)
+    if expected and length < end and not may_be_shorter(view.index, key, row):
         return f"its file {name} has {length} of {end} bytes"
+    if holes := holes_of(view.store.staging.directory, key, row).common(expected):
+        return f"its file {name} lacks {holes.size} bytes, which are in chunks of a later commit"
     return None
 
 

@@ -95,6 +95,7 @@ class Ingest:
         self._store = store
         self._applier = Applier(store)
         self._worker = Worker(store)
+        self._undivided: set[InodeNumber] = set()  # staged, without room; each is logged once
 
     def ingest(
         self,
@@ -140,7 +141,13 @@ class Ingest:
                 done()
                 yield Pause()
             passes = [region.file_pass for region in regions if not region.file_pass.done]
+            if passes and self._is_room_short():
+                yield Commit()  # gives back the room of bytes that are in chunks
         return unfinished
+
+    def _is_room_short(self) -> bool:
+        """Whether there is no room for chunks of all staged bytes."""
+        return self._store.space.working_bytes < as_chunks(self._store.staging.bytes)
 
     def _begin_passes(
         self, inodes: Sequence[InodeNumber], *, complete: bool, urgent: bool
@@ -164,30 +171,61 @@ class Ingest:
                 continue
             self._applier.request(inode)
             yield from pausing(self._store.flusher.trim(inode))
+            if staged is not None and not (yield from self._make_room(staged)):
+                later.add(inode)
+                continue
             passes.append(self._applier.begin_pass(inode, complete=complete, urgent=urgent))
             if (staged := self._store.staging.find(inode)) is not None:
                 passes[-1].end = max(staged.size, 1)
         return passes, later
 
     def _may_begin(self, staged: StagedFile) -> Job[bool]:
-        """Return whether a pass over a file may begin; hide the extents below a whole file.
-
-        The bytes of a whole file give their room back together, at the end of the pass.
-        """
+        """Return whether a pass over a file may begin; hide the extents below a whole file."""
         if not self._store.staging.wholes.prove_final(staged):
             return False
-        if staged.whole is None:
-            return True
-        if self._store.space.working_bytes < as_chunks(staged.staged_bytes):
-            log.warning("no room to put file %d into chunks: it stays staged", staged.inode)
-            return False
-        if next(self._store.maps.overlapping(staged.inode, 0, KEY_MAX), None) is not None:
+        if (
+            staged.whole is not None
+            and next(self._store.maps.overlapping(staged.inode, 0, KEY_MAX), None) is not None
+        ):
             # Of an earlier pass, or of before a program wrote the file again. Its bytes first go
             # where a crash finds them.
-            for call in self._store.flusher.flush(staged.inode):
-                yield Work(call)
+            yield from self._flush(staged)
             staged.map_visible_to = 0
         return True
+
+    def _make_room(self, staged: StagedFile) -> Job[bool]:
+        """Let a pass over a file give its room back region by region, if room is short.
+
+        The bytes of a whole file give their room back together, at the end of the pass. If there is
+        no room for all of its chunks until then, the file is divided.
+
+        Returns:
+            Whether a pass may begin: there is room, or the file's windows give it back.
+        """
+        self._store.space.guard.release()
+        has_room = self._store.space.working_bytes >= as_chunks(staged.staged_bytes)
+        if staged.whole is None or has_room:
+            self._undivided.discard(staged.inode)
+            return True
+        yield from self._flush(staged)
+        inode = staged.inode
+        current = self._store.staging.find(inode)
+        if current is None or current.whole is None:
+            return True
+        is_mapped = next(self._store.maps.overlapping(inode, 0, KEY_MAX), None) is not None
+        if not is_mapped and self._store.staging.divide(current):
+            self._undivided.discard(inode)
+            return True
+        if inode not in self._undivided:
+            self._undivided &= {staged.inode for staged in self._store.staging}
+            self._undivided.add(inode)
+            reason = "it still has older chunks" if is_mapped else "programs use or change it"
+            log.warning("no room to put file %d into chunks yet: %s", inode, reason)
+        return False
+
+    def _flush(self, staged: StagedFile) -> Job[None]:
+        for call in self._store.flusher.flush(staged.inode):
+            yield Work(call)
 
     def _end_pass(self, file_pass: Pass) -> Job[None]:
         """Record the tensors and the format of a file whose regions are ingested."""

@@ -31,7 +31,7 @@ import contextlib
 import logging
 from collections.abc import Sequence
 
-from modelfs.errors import CorruptData
+from modelfs.errors import BytesMoved, CorruptData
 from modelfs.formats.layout import PLAIN, Format, ReadAt
 from modelfs.formats.sniff import recognise
 from modelfs.jobs.ingest.chunker import Cutter, Piece, Role, skeletons
@@ -106,9 +106,9 @@ class Worker:
             glue = [piece for piece in pieces if piece.role is Role.GLUE]
             for group in skeletons(glue, self._chunk_size):
                 self._put(region, group, read_at, writer)
-        except OSError as exc:
-            # The file was cut, and its staging file deleted, or cut as well.
-            if isinstance(exc, FileNotFoundError) or region.was_cut:
+        except (OSError, BytesMoved) as exc:
+            # The file was cut, and its staging file deleted, or cut as well; or it was ingested.
+            if isinstance(exc, FileNotFoundError | BytesMoved) or region.was_cut:
                 return False
             raise
         except CorruptData as exc:
@@ -121,7 +121,7 @@ class Worker:
     def plan_empty(self, file_pass: Pass, staged: StagedFile) -> None:
         """Give a pass over a file without any data its layout. Any thread."""
         # A damaged file keeps its layout; one that is cut meanwhile gets another pass.
-        with contextlib.suppress(CorruptData, FileNotFoundError):
+        with contextlib.suppress(CorruptData, FileNotFoundError, BytesMoved):
             self._plan(file_pass, staged, FrozenFile(self._contents, staged).read_at)
 
     def _plan(self, file_pass: Pass, staged: StagedFile, read_at: ReadAt) -> bool:

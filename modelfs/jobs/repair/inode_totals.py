@@ -13,12 +13,13 @@ chunk, and the staging files are set aside.
 
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.store.files.inode_totals import Totals, count_totals
-from modelfs.store.files.window import window_name, window_of
+from modelfs.store.files.window import is_shared, window_name, window_of
 from modelfs.store.index.counters import windows_of_checksums
 from modelfs.store.index.records import Inode, WindowRanges
 from modelfs.store.index.tables import (
     Table,
     number_key,
+    number_of,
     numbers_of,
     pair_key,
     pair_of,
@@ -74,11 +75,13 @@ def _set_aside(context: RepairContext, table: Table, node: Inode) -> int:
 
 def _in_place(context: RepairContext, inode: int) -> int:
     """Return how many broken rows of an inode are under their own keys."""
-    with_file = {window_of(name) for name in context.store.staging.directory.names()}
+    names = context.store.staging.directory.names()
+    with_file = {window_of(name) for name in names}
+    shares = any(window_of(name) == (inode, 0) and is_shared(name) for name in names)
     windows = {
         key
         for key in context.reported.broken[Table.STAGED]
-        if len(key) == 16 and pair_of(key) in with_file
+        if len(key) == 16 and (pair_of(key) in with_file or (shares and number_of(key) == inode))
     }
     lost = {
         key

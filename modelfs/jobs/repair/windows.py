@@ -7,15 +7,17 @@ which of the 1,000 bytes are right is open: all are lost, and the file goes to q
 
 import os
 import stat
+from collections.abc import Iterator
 
 from modelfs.jobs.repair.context import RepairContext
 from modelfs.jobs.repair.lost_ranges import lose_ranges
 from modelfs.store.disk.sparse import data_ranges
+from modelfs.store.files.divided import holes_of
 from modelfs.store.files.staged_checksums import has_checksum, may_be_shorter, remove_checksum
-from modelfs.store.files.window import WHOLE, WINDOW, origin_of, window_name
+from modelfs.store.files.window import WHOLE, WINDOW, is_whole, origin_of, window_name
 from modelfs.store.index.counters import windows_of_checksums
 from modelfs.store.index.ranges import RangeSet
-from modelfs.store.index.records import SIZE_MAX, WindowRanges
+from modelfs.store.index.records import SIZE_MAX, Inode, WindowRanges
 from modelfs.store.index.tables import Table, pair_key, pair_of
 
 
@@ -73,7 +75,12 @@ def _repair_window(context: RepairContext, inode: int, number: int, row: WindowR
     present, lost = row.ranges.copy(), row.ranges.copy()
     present.remove(end, SIZE_MAX)
     lost.remove(0, end)
-    if length >= 0 and (not lost or may_be_shorter(context.index, key, row)):
+    holes = holes_of(context.store.staging.directory, key, row)
+    if length >= 0 and not holes and (not lost or may_be_shorter(context.index, key, row)):
+        return
+    if length >= 0 and row.generation & WHOLE:
+        lost.update(holes)
+        _lose_in_place(context, key, row, lost)
         return
     node = context.node(inode)
     assert node is not None
@@ -91,6 +98,25 @@ def _repair_window(context: RepairContext, inode: int, number: int, row: WindowR
         lose_ranges(context, node, lost, "which were staged in a file that is gone or cut short")
     else:
         context.repaired(f"inode {inode}: an empty window without a file is removed")
+
+
+def _lose_in_place(context: RepairContext, key: bytes, row: WindowRanges, lost: RangeSet) -> None:
+    """Record bytes of a window as lost, whose file other windows have, too.
+
+    Of a window with a checksum all bytes are: which of the others are right cannot be known.
+    """
+    before = context.index.get(Table.LOST, key)
+    known = WindowRanges.from_bytes(before).ranges if before is not None else RangeSet()
+    if not lost or lost.common(known) == lost:
+        return
+    if has_checksum(context.index, key, row):
+        lost = row.ranges
+    value = WindowRanges(row.generation, lost).to_bytes()
+    context.index.put(Table.LOST, key, value)
+    remove_checksum(context.index, key)
+    inode = pair_of(key)[0]
+    message = f"inode {inode}: {lost.size} staged bytes are lost, which its staging file lacks"
+    context.quarantined(message, (context.path(inode),), ())
 
 
 def _cut_lost_bytes(context: RepairContext, key: bytes, present: RangeSet) -> None:
@@ -112,6 +138,11 @@ def _lose_window(context: RepairContext, inode: int, number: int) -> None:
     if node is None or not stat.S_ISREG(node.mode) or start >= node.size:
         return
     staging = context.store.staging.directory
+    shared = [(key, row) for key, row in _rows_of(context, inode) if row.generation & WHOLE]
+    own = window_name(inode, number, 0).removesuffix("0")
+    if shared and not any(name.startswith(own) for name in staging.names()):
+        _restore_shared(context, node, number, shared)
+        return
     lost, longest = RangeSet(), start
     for generation in (0, WHOLE):
         prefix = window_name(inode, number, generation).removesuffix("0")
@@ -128,9 +159,48 @@ def _lose_window(context: RepairContext, inode: int, number: int) -> None:
     lose_ranges(context, node, lost, "the record of staged bytes was damaged")
 
 
+def _restore_shared(
+    context: RepairContext, node: Inode, number: int, others: list[tuple[bytes, WindowRanges]]
+) -> None:
+    """Restore the row of a window whose staging file has other windows of the inode, too.
+
+    Args:
+        context: of the repair.
+        node: the inode's record.
+        number: of the window.
+        others: the rows of the other windows.
+    """
+    key, start = pair_key(node.inode, number), number * WINDOW
+    stop = min(start + WINDOW, node.size)
+    generation = max(row.generation for _, row in others)
+    name = window_name(node.inode, number, generation)
+    try:
+        length = context.store.staging.directory.status(name).st_size
+    except FileNotFoundError:
+        length = 0
+    if is_whole(generation) and length >= stop:
+        # It has the bytes: without checksums, it counts in place of its rows.
+        for other, _ in others:
+            remove_checksum(context.index, other)
+        value = context.index.get(Table.LOST, key)
+        if value is not None and WindowRanges.from_bytes(value).generation == generation:
+            context.index.put(Table.STAGED, key, value)  # these stay lost
+        context.repaired(f"inode {node.inode}: its staging file has the bytes of a damaged record")
+        return
+    # Of a divided file, or one that was cut short: they stay where they are, and are not read.
+    row = WindowRanges(generation, RangeSet([(start, stop)]))
+    context.index.put(Table.STAGED, key, row.to_bytes())
+    _lose_all_staged(context, key, "the record of staged bytes was damaged")
+
+
 def _has_rows(context: RepairContext, inode: int, name: str) -> bool:
     """Whether a staging file is of a window that has a row. A whole file has several."""
-    return any(
-        pair_of(key)[0] == inode and window_name(*pair_of(key), row.generation) == name
-        for key, row in context.rows(Table.STAGED)
-    )
+    rows = _rows_of(context, inode)
+    return any(window_name(*pair_of(key), row.generation) == name for key, row in rows)
+
+
+def _rows_of(context: RepairContext, inode: int) -> Iterator[tuple[bytes, WindowRanges]]:
+    """Yield the rows of an inode's windows."""
+    for key, row in context.rows(Table.STAGED):
+        if pair_of(key)[0] == inode:
+            yield key, row

@@ -33,6 +33,9 @@ FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 KEEP_SIZE: Final = 1
 PUNCH_HOLE: Final = 2
 
+# A file system that allocates less has only looked whether there is room.
+HELD_PART: Final = 0.9
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -98,6 +101,23 @@ class NamelessFile:
     def close(self) -> None:
         """Close it, once: the file system takes its blocks back at once."""
         self._close()
+
+
+def held_room(folder: str, size: int) -> NamelessFile | None:
+    """Hold so many bytes of a file system in a nameless file.
+
+    Returns:
+        The file; None if the file system does not hold them. Some, such as ZFS, only look whether
+        there is room, and on tmpfs it would take memory.
+
+    Raises:
+        OSError: as for `NamelessFile`.
+    """
+    file = NamelessFile(folder, size)
+    if file.size >= size * HELD_PART and file_system_type(file.fd) != TMPFS:
+        return file
+    file.close()
+    return None
 
 
 def is_full(folder: str, size: int) -> bool:

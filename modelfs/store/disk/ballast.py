@@ -31,11 +31,9 @@ import weakref
 from pathlib import Path
 from typing import Final
 
-from modelfs.store.disk.allocation import FULL, TMPFS, NamelessFile, file_system_type
+from modelfs.store.disk.allocation import FULL, NamelessFile, held_room
 from modelfs.store.disk.bus_errors import arm, disarm, is_armed
 
-# A file system that allocates less, such as ZFS, has only looked whether there is room.
-HELD_PART: Final = 0.9
 # A ballast may have this part of the wanted size: commits may have used a little of its room.
 LEAST_PART: Final = 3 / 4
 # This part of a released ballast is left to the index.
@@ -90,16 +88,13 @@ class Ballast:
 
     def _has_held(self, size: int) -> bool:
         try:
-            file = NamelessFile(os.fspath(self._folder), size)
+            file = held_room(os.fspath(self._folder), size)
         except OSError as exc:
             self._is_possible = exc.errno in FULL
             return False
-        only_counted = file.size < size * HELD_PART
-        self._is_possible = not only_counted and file_system_type(file.fd) != TMPFS
-        if self._is_possible:
+        self._is_possible = file is not None
+        if file is not None:
             self._held[:] = [_Held(file)]
-        else:
-            file.close()
         return self._is_possible
 
     def release(self) -> bool:

@@ -15,10 +15,13 @@ disk is full, the name is restored and the file stays, because the old index sti
 Otherwise `run` deletes the file.
 """
 
+import errno
 import logging
+import os
 from abc import abstractmethod
 from typing import Generic, TypeVar
 
+from modelfs.store.disk.allocation import punch
 from modelfs.store.disk.descriptors import Descriptors
 from modelfs.store.disk.directory import Directory
 
@@ -74,6 +77,23 @@ class Deferred(Generic[W]):
         Raises:
             OSError: a file cannot be changed.
         """
+
+
+class DeferredPunches(Deferred[tuple[str, int, int]]):
+    """Ranges of files that the next commit no longer mentions: name, start, stop."""
+
+    def _attempt(self, work: tuple[str, int, int]) -> bool:
+        name, start, stop = work
+        try:
+            file = self._files.open(name)
+            if start < (size := os.fstat(file.fd).st_size):
+                punch(file.fd, start, min(stop, size))
+        except FileNotFoundError:
+            return True
+        except OSError as exc:
+            if exc.errno != errno.EOPNOTSUPP:
+                raise
+        return True  # a disk without holes gives the room back with the file
 
 
 class DeferredDeletes(Deferred[str]):

@@ -16,6 +16,8 @@ If it is new all the same, it stays in the reserve; so a loan leaves room for th
 and the slack. Hence no acknowledged write has to stay staged for lack of room. And bytes that are
 not known to be copies leave half of the room to loans for those that are.
 
+Programs that write without asking for room are stopped by a *guard* (see `disk.guard`).
+
 The floor is held as a *ballast* where that is possible, because a disk quota may end before the
 room that statvfs(2) shows (see `disk.ballast`). It counts as free. When the disk refuses a write,
 the ballast is released, and until the disk has room for it again the floor is divided like a disk:
@@ -46,6 +48,7 @@ from typing import Final, TypeVar
 from modelfs.errors import StoreFull
 from modelfs.store.disk.allocation import FULL
 from modelfs.store.disk.ballast import Ballast
+from modelfs.store.disk.guard import Guard
 from modelfs.store.disk.limit import Limit
 from modelfs.store.disk.reserve import Reserve, as_chunks
 from modelfs.store.disk.usage import Usage
@@ -100,6 +103,7 @@ class Space:
         self._staged = staged
         self._usage = Usage(folder, index_file, uncommitted)
         self._ballast = Ballast(folder)
+        self.guard = Guard(folder)
         self._has_ballast = has_ballast
         self._spending = threading.Lock()
         self._limit: Limit | None = None
@@ -114,11 +118,7 @@ class Space:
         """Give the ballast back to the disk."""
         self._has_ballast = False
         self._ballast.close()
-
-    @property
-    def has_limit(self) -> bool:
-        """Whether the store may use only a part of its disk."""
-        return self._limit is not None
+        self.guard.close()
 
     @property
     def may_have_changed(self) -> bool:
@@ -155,7 +155,8 @@ class Space:
 
     def _working(self, floor_part: float) -> int:
         disk = self._disk()
-        working = self._free(disk) - int(self._reserve(disk).floor * floor_part)
+        floor = int(self._reserve(disk).floor * floor_part)
+        working = self._free(disk) - self.guard.bytes - floor
         return min(working, self._ballast.lendable) if self._ballast.is_missing else working
 
     def room(self, garbage: int = 0) -> Room:
@@ -181,7 +182,8 @@ class Space:
         return total if self._limit is None else min(total, self._limit.size)
 
     def _free(self, disk: os.statvfs_result) -> int:
-        free = disk.f_bavail * disk.f_frsize + self._ballast.bytes - self._usage.coming
+        held = self._ballast.bytes + self.guard.bytes
+        free = disk.f_bavail * disk.f_frsize + held - self._usage.coming
         return free if self._limit is None else min(free, self._limit.free)
 
     def _reserve(self, disk: os.statvfs_result) -> Reserve:
@@ -221,6 +223,33 @@ class Space:
                 self._ballast.hold(floor)
 
     # -- writers
+
+    def may_write_unseen(self, portion: int) -> bool:
+        """Whether a program may write a file from its beginning without asking for room.
+
+        Only while there is more room than the reserve has, and not below a limit, which no disk
+        keeps. And on small disks not at all: there the reserve has no room for the portion.
+
+        Args:
+            portion: the bytes that ingest puts into chunks before it gives back their room.
+        """
+        reserve = self._reserve(self._disk())
+        return (
+            self._limit is None
+            and reserve.size >= reserve.floor + reserve.slack + as_chunks(portion)
+            and self.writable_bytes() >= reserve.size
+        )
+
+    def begin_unseen(self) -> bool:
+        """Hold the reserve while a program writes without asking; return whether it is held.
+
+        `end_unseen` follows, if it is.
+        """
+        return self.guard.add_writer(self.reserve_bytes - self._ballast.bytes)
+
+    def end_unseen(self) -> None:
+        """Note that a program of `begin_unseen` has closed its file."""
+        self.guard.remove_writer()
 
     def reserve(self, size: int) -> None:
         """Grant a writer `size` bytes, before it writes them. `arrive` follows in any case.
@@ -302,6 +331,7 @@ class Space:
 
         May wait for the disk. Any thread.
         """
+        self.guard.release()
         self.hold_ballast()
         if self._limit is not None:
             self._limit.count()

@@ -11,10 +11,11 @@ bytes at 100. `plan(0, 300)` returns a run of chunk 7 (bytes 0 to 100), a run of
 and is plain, so its runs are runs of the pack's file.
 """
 
+import contextlib
 import errno
 from collections.abc import Callable
 
-from modelfs.errors import CorruptIndex, CorruptPack
+from modelfs.errors import BytesMoved, CorruptIndex, CorruptPack
 from modelfs.store.chunks.reader import ChunkReader
 from modelfs.store.disk.descriptors import read_at, read_into
 from modelfs.store.files.extent_cache import ExtentCache
@@ -184,6 +185,7 @@ class Contents:
             CorruptIndex: extents of the file are missing, so a hole may be none.
             CorruptChunk: a chunk is damaged or missing.
             LostBytes: the disk has lost staged bytes.
+            BytesMoved: staged bytes are in chunks by now, so the read has to be planned again.
             OSError: the backing disk failed, or a file of the store is cut short.
         """
         for run, part in parts(runs, into):
@@ -200,8 +202,10 @@ class Contents:
                     self._reader.read_into(chunk, record, skip, part)
 
     def read(self, inode: InodeNumber, start: int, size: int) -> bytes:
-        """Plan a read and do it on this thread. Raises as `plan` and `fill`."""
-        return self.gather(self.plan(inode, start, size))
+        """Plan a read and do it on this thread. Raises as `plan` and `fill`, but no BytesMoved."""
+        while True:
+            with contextlib.suppress(BytesMoved):
+                return self.gather(self.plan(inode, start, size))
 
     def gather(self, runs: list[ReadRun]) -> bytes:
         """Return the bytes of planned runs, in new memory. Any thread. Raises as `fill`."""

@@ -46,6 +46,8 @@ class FileRun:
 
         Raises:
             LostBytes: the disk has lost some of them.
+            BytesMoved: they are in chunks by now, so the read has to be planned again.
+            FileNotFoundError: the same beside a writer.
         """
         if self.staging_file is not None:
             self.staging_file.check(self.file, self.offset, self.offset + self.size)

@@ -20,7 +20,7 @@ from xxhash import xxh3_64
 from modelfs.errors import CorruptIndex, StoreNotTrusted
 from modelfs.store.disk.directory import Directory
 from modelfs.store.files.inode_totals import add_to_totals
-from modelfs.store.files.window import WHOLE, origin_of, window_name
+from modelfs.store.files.window import is_whole, origin_of, window_name
 from modelfs.store.index.counters import STAGED_CHECKSUM, Counters, windows_of_checksums
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import Inode, WindowRanges
@@ -87,7 +87,7 @@ def may_be_shorter(index: Index, key: bytes, row: WindowRanges) -> bool:
 
     The kernel cuts a whole file at once, and its row follows. Not if the store was closed in order.
     """
-    return bool(row.generation & WHOLE) and not has_checksum(index, key, row)
+    return is_whole(row.generation) and not has_checksum(index, key, row)
 
 
 def checksum_of(staging: Directory, key: bytes, row: WindowRanges) -> int:

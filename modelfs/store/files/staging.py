@@ -3,7 +3,7 @@
 Theory of operation. A file's content is its committed map overlaid by staged ranges. Staged bytes
 lie in plain sparse files, one for each *window* of `WINDOW` bytes of the file, at their offset in
 the window. Writes in any order, holes and rewrites work, and a write at offset 10^15 costs no more
-than one at 0. The file of a window is never cut or punched. When its content has become chunks, or
+than one at 0. A window's own file is never cut or punched. When its content has become chunks, or
 a truncation cut the window off, the whole window is dropped, and its file is deleted once the index
 that no longer mentions it is durable. Planned reads keep their descriptor, so no lock and no grace
 period is needed. A window that begins again gets a new generation, and so a new file.
@@ -31,6 +31,7 @@ index (see `staging_rows`), as of the commit that it reads. It keeps the names o
 it has compared with their checksums.
 """
 
+import dataclasses
 import logging
 import os
 from collections.abc import Iterable, Iterator
@@ -41,11 +42,19 @@ from modelfs.store.disk.descriptors import Descriptor, Descriptors, share_of_lim
 from modelfs.store.disk.directory import Directory
 from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.files.staging_rows import StagingRows
-from modelfs.store.files.whole_file import WholeFile
+from modelfs.store.files.whole_file import RANGES_MAX, WholeFile
 from modelfs.store.files.whole_files import WholeFiles
-from modelfs.store.files.window import WHOLE, StagedSum, Window, window_name, window_of
+from modelfs.store.files.window import (
+    DIVIDED,
+    GENERATION_BITS,
+    StagedSum,
+    Window,
+    window_name,
+    window_of,
+)
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.index import Index
+from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.tables import InodeNumber
 
 log = logging.getLogger(__name__)
@@ -60,6 +69,7 @@ class Staging:
 
     def __init__(self, folder: Directory, index: Index, *, read_only: bool = False) -> None:
         self.directory = folder
+        self._index = index
         self._others_write = index.rows.others_write
         self._files = Descriptors(folder, os.O_RDONLY if read_only else os.O_RDWR)
         self.deletes = DeferredDeletes(folder, self._files)
@@ -162,8 +172,31 @@ class Staging:
         self._created += 1
         return whole
 
+    def divide(self, staged: StagedFile) -> bool:
+        """Let the windows of a whole file be as those with files of their own: see `whole_file`.
+
+        Returns:
+            Whether they are. Not if the file was changed since its last flush, or programs use it.
+        """
+        whole = staged.whole
+        assert whole is not None, "no whole file"
+        if staged.dirty or staged.flushing or staged.lost_bytes or not whole.is_unused():
+            return False
+        if sum(len(window.ranges) for window in staged.windows.values()) >= RANGES_MAX:
+            return False  # rows of a divided file have the holes, and these may not have them all
+        with self._index.change():
+            for window in staged.windows.values():
+                divided = dataclasses.replace(window, generation=window.generation | DIVIDED)
+                self.rows.record(staged.inode, divided, RangeSet())
+        for window in staged.windows.values():
+            window.generation |= DIVIDED
+        whole.divided = True
+        staged.whole = None
+        staged.generation += 1
+        return True
+
     def _next_generation(self) -> int:
-        self._generation = (self._generation + 1) % WHOLE
+        self._generation = (self._generation + 1) % (1 << GENERATION_BITS)
         return self._generation
 
     def supersede(self, staged: StagedFile, window: Window) -> None:
@@ -175,7 +208,7 @@ class Staging:
         window.count_in(None)
         if window.recorded:
             staged.superseded.append(window)
-        if window.recorded or window.is_whole:
+        if window.recorded or window.shares_file:
             return
         window.file.forget()
         deleted = [window.file.name]
@@ -192,19 +225,24 @@ class Staging:
             self.rows.delete(staged.inode, window)
         for window in windows:
             window.count_in(None)
-            if not window.is_whole:
+            if not window.shares_file:
                 window.file.forget()
                 self.deletes.after_commit(window.file.name)
             if staged.windows.get(window.number) is window:
                 del staged.windows[window.number]
+        self.wholes.give_back(staged, [window for window in windows if window.is_divided])
 
     def drop_superseded(self, staged: StagedFile, windows: Iterable[Window]) -> None:
         """Drop windows that a truncation superseded, as `drop` does."""
         dropped = list(windows)
-        generations = {window.generation for window in dropped}
         self.drop(staged, dropped)
+        # By file and number: windows of one whole file have one generation, and `dropped` may have
+        # copies.
+        places = {(window.number, window.generation) for window in dropped}
         staged.superseded = [
-            window for window in staged.superseded if window.generation not in generations
+            window
+            for window in staged.superseded
+            if (window.number, window.generation) not in places
         ]
         self.wholes.delete_superseded(staged, dropped)
 

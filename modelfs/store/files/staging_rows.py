@@ -16,15 +16,26 @@ because the disk has an older page of the index, reads of inode 5 raise `Corrupt
 import logging
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 
 from modelfs.errors import CorruptIndex, NotFound
 from modelfs.store.disk.descriptors import Descriptors
 from modelfs.store.disk.directory import Directory
+from modelfs.store.files.divided import holes_of
 from modelfs.store.files.inode_totals import add_to_totals
 from modelfs.store.files.staged_checksums import has_checksum, is_intact, windows_with_checksums
 from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.files.whole_file import WholeFile
-from modelfs.store.files.window import WHOLE, WINDOW, Window, origin_of, window_name
+from modelfs.store.files.window import (
+    DIVIDED,
+    WHOLE,
+    WINDOW,
+    Window,
+    is_whole,
+    origin_of,
+    window_name,
+    windows_of,
+)
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.index import Index
 from modelfs.store.index.ranges import RangeSet
@@ -61,7 +72,8 @@ class StagingRows:
         self._kept = kept
         # The inodes with damaged rows. Files without a row may then be needed for a repair.
         self.damaged: set[InodeNumber] = set()
-        self._intact: set[str] = set()  # windows that a reader has compared with their checksums
+        # Windows that a reader has compared with their checksums: names of files, and numbers.
+        self._intact: set[tuple[str, int]] = set()
 
     # -- reading
 
@@ -137,29 +149,58 @@ class StagingRows:
             if lost_row.generation == row.generation:
                 lost = lost_row.ranges.shifted(-origin)
         name = window_name(inode, number, row.generation)
-        if self._index.rows.others_write and name not in self._intact:
+        if self._index.rows.others_write and (name, number) not in self._intact:
             if is_intact(self._index, self._folder, key, row):
-                self._intact.add(name)
+                self._intact.add((name, number))
             else:
                 lost = row.ranges.shifted(-origin)
+        lost.update(holes_of(self._folder, key, row).shifted(-origin))
         # A killed process may have rewritten bytes that no fsync has made durable since.
         file: WindowFile
         written = row.ranges.shifted(-origin)
         for low, high in lost:
             written.remove(low, high)
         if row.generation & WHOLE:
-            file = whole = self._whole_file(windows, name, row.generation)
-            whole.resume(written, lost, is_exact=has_checksum(self._index, key, row))
+            file = whole = self._whole_file(windows, InodeNumber(inode), number, row.generation)
+            whole.divided = not is_whole(row.generation)
+            # A repair may have made all bytes of a window lost ones.
+            is_lost = bool(row.ranges) and not written
+            is_exact = whole.divided or is_lost or has_checksum(self._index, key, row)
+            whole.resume(written, lost, is_exact=is_exact)
         else:
             file = WindowFile(self._files, name, self._kept, written=written, lost=lost)
         windows[number] = Window(number, row.generation, file, row.ranges, recorded=True)
 
-    def _whole_file(self, windows: dict[int, Window], name: str, generation: int) -> WholeFile:
-        """Return the whole file of a generation, which other windows of the inode may have, too."""
+    def _whole_file(
+        self, windows: dict[int, Window], inode: InodeNumber, number: int, generation: int
+    ) -> WholeFile:
+        """Return the whole file of a window's row, which other windows may have, too."""
         for window in windows.values():
             if isinstance(window.file, WholeFile) and window.generation == generation:
                 return window.file
-        return WholeFile(self._whole_files, self._files, name, self._kept, generation, live=False)
+        name = window_name(inode, number, generation)
+        whole = WholeFile(self._whole_files, self._files, name, self._kept, generation, live=False)
+        if self._index.rows.others_write:
+            whole.has_rows = partial(self._has_rows, inode, number, generation)
+        return whole
+
+    def _has_rows(
+        self, inode: InodeNumber, first: int, generation: int, start: int, stop: int
+    ) -> bool:
+        """Whether the last commit has the rows by which a range of a whole file was planned.
+
+        Args:
+            inode: of the file.
+            first: a window that had a row. While it has, a file that is not divided has no hole.
+            generation: of the rows.
+            start: of the range.
+            stop: of the range.
+        """
+        numbers = windows_of(start, stop) if generation & DIVIDED else {first}
+        rows = (self._index.rows.newest(Table.STAGED, pair_key(inode, at)) for at in numbers)
+        return all(
+            row is not None and WindowRanges.generation_of(row) == generation for row in rows
+        )
 
     def _state(
         self, inode: InodeNumber, windows: dict[int, Window], visible_to: int | None, rows: int
@@ -179,7 +220,11 @@ class StagingRows:
                 # A truncation cut them off. The inode record has it, the window's row has not yet.
                 window.file.cut(max(0, node.size - window.start), WINDOW)
                 window.ranges.remove(node.size, window.ranges.stop)
-        wholes = (window.file for window in windows.values() if isinstance(window.file, WholeFile))
+        wholes = (
+            window.file
+            for window in windows.values()
+            if window.is_whole and isinstance(window.file, WholeFile)
+        )
         staged = StagedFile(
             inode,
             node.size,
@@ -191,9 +236,19 @@ class StagingRows:
             whole=max(wholes, key=lambda whole: whole.generation, default=None),
             dirty=bool(windows),
         )
-        if self._index.rows.others_write:
-            staged.follow_whole()
+        if self._index.rows.others_write and staged.whole is not None and staged.whole.live:
+            self._follow(staged, staged.whole)
         return staged
+
+    def _follow(self, staged: StagedFile, whole: WholeFile) -> None:
+        """Bring a state beside a writer up to the bytes that its whole file has.
+
+        Raises:
+            CorruptIndex: the file was divided since this commit, so it may have holes by now.
+        """
+        staged.follow_whole()
+        if whole.has_rows is not None and not whole.has_rows(0, max(staged.size, 1)):
+            raise CorruptIndex(f"the staged content of inode {staged.inode} is in chunks by now")
 
     # -- writing, inside a change of the index
 

@@ -24,6 +24,13 @@ bytes of a whole file count as written since the last look that found a change. 
 healed only if they are cut off, such as by O_TRUNC. The kernel's own reads return the bytes of the
 disk.
 
+While a file is whole, its bytes give their room back together, at the end of its ingest. If there
+is no room for all of its chunks until then, and no program has it open or mapped, it is *divided*:
+its windows are then as those with files of their own, for writes and after a crash, too. As each is
+dropped, its range becomes a hole with the next commit. A read that was planned before that checks
+afterwards whether its window is still there, and is planned again if not. Beside a writer, the
+window is there if the last commit has its row.
+
 Example. A program creates inode 5 and writes 100 MiB: the file 5-w-1 has a size of 100 MiB, and a
 look finds the windows 0 and 1. The program maps the file, closes it, and one second later ingest is
 refused a lease. The program ends: the lease is granted, and ingest makes chunks of both windows.
@@ -39,7 +46,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
-from modelfs.errors import NotSupported
+from modelfs.errors import BytesMoved, NotSupported
 from modelfs.store.disk import lease
 from modelfs.store.disk.allocation import punch
 from modelfs.store.disk.descriptors import Descriptor, Descriptors
@@ -94,9 +101,14 @@ class WholeFile(WindowFile):
         self.live = live
         self.was_recorded = False  # a row named it once, and the last commit may have that row
         self.cuts = 0  # truncations by this process
+        self.divided = False  # its windows are as those with files of their own
+        # Beside a writer: whether the last commit has the windows of a range, so that no part of it
+        # has become a hole.
+        self.has_rows: Callable[[int, int], bool] | None = None
         self.opens = 0  # open files for which the kernel uses it
         self._writable = writable
         self._last: DiskStamp | None = None  # at the last look
+        self._given_back = RangeSet()  # of dropped windows; from the next commit on they are holes
         # An mtime that a program has set, after the disk's own, which may be less exact.
         self._given_mtime = (0, 0)
 
@@ -219,6 +231,30 @@ class WholeFile(WindowFile):
         if len(data) == RANGES_MAX:
             data.update(_windows_with_data(file.fd, data.stop, size))
         return data
+
+    # -- a divided file
+
+    def gave_back(self, start: int, stop: int) -> None:
+        """Note that a window was dropped: its bytes are in chunks, and are to become a hole."""
+        with self._lock:
+            self._given_back.add(start, stop)
+
+    def check(self, file: Descriptor, start: int, stop: int) -> None:
+        """Check bytes that were just read.
+
+        Raises:
+            LostBytes: as of any staging file.
+            BytesMoved: their window was dropped since the read was planned, so they may be zeros.
+            FileNotFoundError: the same beside a writer, as of a file that was deleted.
+        """
+        super().check(file, start, stop)
+        if self.has_rows is not None and not self.has_rows(start, stop):
+            raise FileNotFoundError(errno.ENOENT, "a window of a staging file was dropped")
+        if not self.divided:
+            return
+        with self._lock:
+            if next(self._given_back.within(start, stop), None) is not None:
+                raise BytesMoved(f"bytes of the staging file {self.name} are in chunks by now")
 
     # -- changes by this process
 

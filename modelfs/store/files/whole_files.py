@@ -5,12 +5,12 @@ See `whole_file` for the theory of operation.
 
 import os
 
-from modelfs.store.disk.deferred import DeferredDeletes
+from modelfs.store.disk.deferred import DeferredDeletes, DeferredPunches
 from modelfs.store.disk.descriptors import Descriptors
 from modelfs.store.disk.directory import Directory
 from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.files.whole_file import WholeFile
-from modelfs.store.files.window import WHOLE, StagedSum, Window, window_name
+from modelfs.store.files.window import WHOLE, WINDOW, StagedSum, Window, window_name
 from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import SIZE_MAX
@@ -40,6 +40,7 @@ class WholeFiles:
             total: the number of staged bytes.
         """
         self.descriptors = Descriptors(folder, os.O_RDONLY)
+        self.punches = DeferredPunches(folder, writable)
         self._index = index
         self._writable = writable
         self._kept = kept
@@ -126,10 +127,33 @@ class WholeFiles:
 
     def delete_superseded(self, staged: StagedFile, dropped: list[Window]) -> None:
         """Delete the whole files of superseded windows that were dropped, if none are left."""
-        in_use = {window.file for window in staged.superseded} | {staged.whole}
-        for file in {window.file for window in dropped} - in_use:
+        for file in {window.file for window in dropped} - _files_of(staged):
             if isinstance(file, WholeFile):
                 self._delete(file)
+
+    def give_back(self, staged: StagedFile, dropped: list[Window]) -> None:
+        """Let the next commit give back the room of windows of a divided file that were dropped."""
+        in_use = _files_of(staged)
+        for file in {window.file for window in dropped}:
+            assert isinstance(file, WholeFile), "a window with a file of its own"
+            if file not in in_use:
+                self._delete(file)
+        for window in dropped:
+            if window.file in in_use and isinstance(window.file, WholeFile):
+                stop = window.start + WINDOW
+                window.file.gave_back(window.start, stop)
+                self.punches.after_commit((window.file.name, window.start, stop))
+
+    def punch_gaps(self, staged: StagedFile) -> None:
+        """Let the next commit give back the room of windows that an earlier session has dropped."""
+        divided = [window for window in staged.windows.values() if window.is_divided]
+        at = 0
+        for window in sorted(divided, key=lambda window: window.start):
+            if at < window.start:
+                self.punches.after_commit((window.file.name, at, window.start))
+            at = window.start + WINDOW
+        if divided:
+            self.punches.after_commit((divided[0].file.name, at, SIZE_MAX))
 
     def _delete(self, whole: WholeFile, *, at_once: bool = False) -> None:
         """Delete a whole file with the next commit; at once if the last one does not mention it."""
@@ -174,3 +198,9 @@ class WholeFiles:
         del self._copies[staged.inode]
         staged.whole = copy
         self.follow(staged)
+
+
+def _files_of(staged: StagedFile) -> set[WindowFile | None]:
+    """Return the files of all windows that have a row or may get one."""
+    windows = (*staged.windows.values(), *staged.superseded)
+    return {staged.whole, *(window.file for window in windows)}

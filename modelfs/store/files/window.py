@@ -3,7 +3,9 @@
 The owner's thread changes a window; another thread uses a copy of it, which shares the file.
 
 A window has a staging file of its own, or it is a part of a *whole* one, which all windows of the
-file share (see `whole_file`). The generation of a whole file has the bit `WHOLE`.
+file share (see `whole_file`). The generation of a whole file has the bit `WHOLE`. If the file is
+*divided*, its windows have `DIVIDED`, too: they are as those with files of their own, but that the
+room of one is given back by a hole in the file that they share.
 
 Example. Window 1 of inode 5 has 10 bytes at 70 MiB. In a file of its own, 5-1-2, they lie at 6 MiB.
 In the whole file 5-w-2 they lie at 70 MiB.
@@ -19,6 +21,8 @@ from modelfs.store.index.ranges import RangeSet
 
 WINDOW: Final = 64 << 20
 WHOLE: Final = 1 << 62
+DIVIDED: Final = 1 << 61  # with `WHOLE` only
+GENERATION_BITS: Final = 61  # of a number without these
 
 _NUMBER: Final = "(0|[1-9a-f][0-9a-f]{0,15})"
 _WINDOW_NAME: Final = re.compile(f"{_NUMBER}-(?:{_NUMBER}|w)-{_NUMBER}")
@@ -65,6 +69,17 @@ class Window:
 
     @property
     def is_whole(self) -> bool:
+        """Whether it is a part of a whole file."""
+        return is_whole(self.generation)
+
+    @property
+    def is_divided(self) -> bool:
+        """Whether it is a part of a divided file."""
+        return self.shares_file and bool(self.generation & DIVIDED)
+
+    @property
+    def shares_file(self) -> bool:
+        """Whether it is a part of a whole file, or of a divided one."""
         return bool(self.generation & WHOLE)
 
     @property
@@ -146,6 +161,11 @@ def parts_of_windows(ranges: RangeSet) -> dict[int, RangeSet]:
     return parts
 
 
+def is_whole(generation: int) -> bool:
+    """Whether a generation is that of a whole file, which is not divided."""
+    return generation & (WHOLE | DIVIDED) == WHOLE
+
+
 def origin_of(number: int, generation: int) -> int:
     """Return the offset in the file at which a window's staging file begins."""
     return 0 if generation & WHOLE else number * WINDOW
@@ -154,8 +174,13 @@ def origin_of(number: int, generation: int) -> int:
 def window_name(inode: int, number: int, generation: int) -> str:
     """Return the name of a window's staging file."""
     if generation & WHOLE:
-        return f"{inode:x}-w-{generation ^ WHOLE:x}"
+        return f"{inode:x}-w-{generation & ~(WHOLE | DIVIDED):x}"
     return f"{inode:x}-{number:x}-{generation:x}"
+
+
+def is_shared(name: str) -> bool:
+    """Whether the name of a staging file is that of a whole or divided one."""
+    return "-w-" in name
 
 
 def window_of(name: str) -> tuple[int, int] | None:

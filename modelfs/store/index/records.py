@@ -239,6 +239,11 @@ class WindowRanges:
             raise CorruptIndex("staged window: ranges out of order")
         return cls(generation, RangeSet(zip(flat[::2], flat[1::2], strict=True)))
 
+    @staticmethod
+    def generation_of(value: bytes) -> int:
+        """Return the generation of an index value, whose ranges may be many."""
+        return int.from_bytes(value[:8], "little")
+
     @classmethod
     def from_row(cls, key: bytes, value: bytes) -> Self:
         """Decode a row of the table `staged` or `lost`.

@@ -15,6 +15,7 @@ from modelfs.fs.requests.operations import Operations
 
 ERRNOS = {
     "ModelfsError": errno.EIO,
+    "BytesMoved": errno.EIO,
     "NotFound": errno.ENOENT,
     "AlreadyExists": errno.EEXIST,
     "NotADirectory": errno.ENOTDIR,

@@ -13,7 +13,7 @@ from modelfs.store.index.tables import InodeNumber
 from modelfs.store.store import Store
 from tests.support.kernel_writes import Kernel, path_of, whole_of
 from tests.support.run_jobs import ingest_all
-from tests.support.stores import Box, content_of, new_file, noise, stored_file
+from tests.support.stores import Box, content_of, names_in, new_file, noise, stored_file
 
 DATA = noise(10_000)
 
@@ -202,3 +202,40 @@ def test_without_the_kernel(
     assert "--passthrough has no effect: Inappropriate ioctl for device" in caplog.text
     caplog.clear()
     assert passthrough.open(new_file(opened, b"f"), os.O_RDWR, writable=True) == 0
+
+
+def test_writers_hold_the_reserve(opened: Store, passthrough: Passthrough) -> None:
+    """From the first open for writing to the last close; readers hold nothing."""
+    guard, inode = opened.space.guard, new_file(opened, b"a")
+    passthrough.open(inode, os.O_RDWR, writable=True)
+    assert guard.bytes > 0
+    passthrough.open(inode, os.O_RDONLY, writable=False)
+    passthrough.close(inode, writable=True)
+    guard.release()
+    assert guard.bytes == 0
+    passthrough.open(inode, os.O_RDWR, writable=True)
+    guard.release()
+    assert guard.bytes > 0
+    passthrough.close(inode, writable=False)
+    passthrough.close(inode, writable=True)
+    guard.release()
+    assert guard.bytes == 0
+
+
+def test_without_room_for_the_reserve(
+    opened: Store, passthrough: Passthrough, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first open for writing is not passed through; one beside others has their number."""
+    inode, other = new_file(opened, b"a"), new_file(opened, b"b")
+    with monkeypatch.context() as patch:
+        patch.setattr(opened.space.guard, "add_writer", lambda size: False)
+        assert passthrough.open(other, os.O_RDWR, writable=True) == 0
+        assert names_in(opened.staging.directory.path) == set()
+    number = passthrough.open(inode, os.O_RDWR, writable=True)
+    with monkeypatch.context() as patch:
+        patch.setattr(opened.space.guard, "add_writer", lambda size: False)
+        assert passthrough.open(inode, os.O_RDWR, writable=True) == number > 0
+    passthrough.close(inode, writable=True)
+    passthrough.close(inode, writable=True)
+    opened.space.guard.release()
+    assert opened.space.guard.bytes == 0

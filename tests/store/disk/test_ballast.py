@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from modelfs.store.disk import ballast
+from modelfs.store.disk import allocation
 from modelfs.store.disk.allocation import TMPFS
 from modelfs.store.disk.ballast import Ballast
 from tests.support.loop_disks import disk, free
@@ -64,6 +64,6 @@ def test_a_little_less_room(tmp_path: Path) -> None:
 def test_a_disk_in_memory_has_none(held: Ballast, monkeypatch: pytest.MonkeyPatch) -> None:
     """On tmpfs a ballast would take memory."""
     held.release()
-    monkeypatch.setattr(ballast, "file_system_type", lambda _: TMPFS)
+    monkeypatch.setattr(allocation, "file_system_type", lambda _: TMPFS)
     assert not held.hold(MB)
     assert (held.bytes, held.is_missing) == (0, False)

@@ -12,7 +12,7 @@ import pytest
 from modelfs.errors import StoreFull
 from modelfs.jobs.gc.collector import LIVE_MIN_SMALL
 from modelfs.store import store as store_module
-from modelfs.store.disk import ballast
+from modelfs.store.disk import allocation, ballast
 from modelfs.store.disk import space as space_module
 from modelfs.store.disk.descriptors import write_at
 from modelfs.store.disk.reserve import COPY_TABLES, INGEST_MARGIN
@@ -78,7 +78,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     """A disk of 1,000 MiB, of which 100 MiB are free."""
     disk = Disk(1000 * MB, 100 * MB)
     monkeypatch.setattr(os, "statvfs", disk.statvfs)
-    monkeypatch.setattr(ballast, "NamelessFile", disk.nameless_file)
+    monkeypatch.setattr(allocation, "NamelessFile", disk.nameless_file)
     monkeypatch.setattr(ballast, "arm", lambda fd: 0)
     return disk
 

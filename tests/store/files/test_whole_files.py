@@ -365,6 +365,34 @@ def test_a_closed_store_has_checksums(box: Box) -> None:
     durable(store, inode)
 
 
+@pytest.mark.parametrize("divided", [False, True])
+def test_a_reader_of_a_closed_store_compares_each_window(box: Box, *, divided: bool) -> None:
+    """All windows have one file: one checksum is not that of the others."""
+    inode = passed_file(box.store, b"f", DATA)
+    durable(box.store, inode)
+    if divided:
+        assert box.store.staging.divide(staged_of(box.store, inode))
+    box.store.close()
+    (name,) = names_in(box.path / "staging")
+    overwrite(box.path / "staging" / name, WINDOW + 5, bytes([DATA[WINDOW + 5] ^ 1]))
+    with Store(box.path, read_only=True) as reader:
+        assert reader.contents.read(inode, 0, WINDOW) == DATA[:WINDOW]
+        with pytest.raises(LostBytes):
+            reader.contents.read(inode, WINDOW, 10)
+    overwrite(box.path / "staging" / name, WINDOW + 5, DATA[WINDOW + 5 : WINDOW + 6])
+    box.store = Store(box.path)
+
+
+def test_a_file_that_was_empty_at_its_flush(box: Box) -> None:
+    """Its row has no ranges, and after a crash it has all bytes that the kernel wrote since."""
+    inode = passed_file(box.store, b"f")
+    durable(box.store, inode)
+    with passed(box.store, inode) as fd:
+        os.pwrite(fd, DATA, 0)
+        os.fsync(fd)
+    assert content_of(box.crash(), inode) == DATA
+
+
 def test_a_file_that_was_cut_by_the_disk(box: Box) -> None:
     """After an orderly end a shorter file is damage: reads fail, and fsck names it."""
     inode = passed_file(box.store, b"f", DATA)
@@ -545,18 +573,6 @@ def test_a_hole_below_extents_of_a_pass_that_was_given_up(box: Box) -> None:
     ingest_all(store)
     assert store.staging.find(inode) is None
     assert content_of(store, inode) == expected
-
-
-def test_no_room_for_chunks(opened: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No pass begins that would fill the disk and give nothing back."""
-    inode = passed_file(opened, b"f", DATA)
-    with monkeypatch.context() as patch:
-        patch.setattr(type(opened.space), "working_bytes", len(DATA))
-        ingest_all(opened)
-        assert staged_of(opened, inode).whole is not None
-        assert opened.stored_bytes is not None
-    ingest_all(opened)
-    assert content_of(opened, inode) == DATA
 
 
 def test_a_file_that_is_gone(box: Box, caplog: pytest.LogCaptureFixture) -> None:
