@@ -14,7 +14,7 @@ PASSED_ON: Final = frozenset(
 _PAIRS: Final = (("suid", "nosuid"), ("dev", "nodev"), ("exec", "noexec"), ("async", "sync"))
 OPPOSITES: Final = dict(_PAIRS) | {no: yes for yes, no in _PAIRS}
 SWITCHES: Final = frozenset({"allow_other", "replace", "nonempty", "trust", "passthrough"})
-SIZES: Final = frozenset({"cache_size", "limit"})
+SIZES: Final = frozenset({"cache_size", "limit", "hot_size"})
 # Options passed on with their values: security labels, and the source in the mount table.
 NAMED: Final = frozenset({"context", "fscontext", "defcontext", "rootcontext", "fsname"})
 # Options for mount(8) and systemd, and options without a meaning here: reads never change access
@@ -38,6 +38,7 @@ class FstabOptions:
     allow_other: bool
     cache_size: int | None
     limit: int | None
+    hot_size: int | None
     replace: bool
     nonempty: bool
     trust: bool
@@ -79,6 +80,7 @@ def parse_options(texts: Iterable[str]) -> FstabOptions:
         "allow_other" in switches,
         sizes.get("cache_size"),
         sizes.get("limit"),
+        sizes.get("hot_size"),
         "replace" in switches,
         "nonempty" in switches,
         "trust" in switches,

@@ -21,7 +21,7 @@ from modelfs.cli.streams import open_closed_streams
 # slow libraries.
 COMMANDS: Final = (
     *("mkfs", "mount", "umount", "sync", "stats", "inspect"),
-    *("fsck", "scrub", "gc", "optimize"),
+    *("fsck", "scrub", "gc", "optimize", "warm", "cool"),
 )
 
 EPILOG: Final = """\b

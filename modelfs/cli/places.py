@@ -4,7 +4,7 @@ import contextlib
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -119,6 +119,36 @@ def file_of_mount(file: Path) -> tuple[Directory, InodeNumber]:
     if not stat.S_ISREG(status.st_mode):
         raise Failure(f"{file} is not a regular file; it has no content to inspect")
     return find_store(file), InodeNumber(status.st_ino)
+
+
+def files_below(paths: Iterable[Path]) -> tuple[Directory, list[InodeNumber]]:
+    """Return the store and the inodes of files in a mount, and of all files below folders.
+
+    Raises:
+        Failure: a path is not in a mount, or they are in several.
+    """
+    inodes: dict[InodeNumber, None] = {}
+    found: dict[Identity, Directory] = {}
+    for path in paths:
+        if store_of_mount(path) is None:
+            raise Failure(f"{path} is not in a modelfs mount; name files or folders in one")
+        store = find_store(path)
+        found[store.identity] = store
+        for file in _files_in(path):
+            status = file.stat(follow_symlinks=False)
+            if stat.S_ISREG(status.st_mode):
+                inodes[InodeNumber(status.st_ino)] = None
+    if len(found) > 1:
+        raise Failure("the paths are in several mounts; name those of one")
+    return next(iter(found.values())), list(inodes)
+
+
+def _files_in(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path.resolve()
+        return
+    for top, _, names in os.walk(path):
+        yield from (Path(top, name) for name in names)
 
 
 def file_of_store(store: Store, file: Path) -> InodeNumber:

@@ -9,6 +9,8 @@
     optimize      depth, again                   `optimize_report`
     optimize-room                                `OptimizeRoom`
     inspect       inode                          `FileReport`
+    warm          inode                          files (0 or 1) and bytes that are hot
+    cool          inode                          files (0 or 1) that are no more hot
     hold                                         nothing; packs are pinned until the client hangs up
     scrub         rate (bytes a second), anew    `scrub_report`, at the end; with a rate, at once
     scrub-stop                                   `scrub_report`
@@ -63,6 +65,8 @@ class Commands:
             "optimize": self.optimize,
             "optimize-room": self.optimize_room,
             "inspect": self.inspect,
+            "warm": self.warm,
+            "cool": self.cool,
             "hold": self.hold,
             "scrub": self.scrub,
             "scrub-stop": self.scrub_stop,
@@ -141,11 +145,19 @@ class Commands:
         return asdict(await self._call(lambda: room_for(self._store, work)))
 
     async def inspect(self, request: Json, progress: AsyncProgress) -> Json:
-        inode = request.get("inode")
-        if not isinstance(inode, int) or not 0 <= inode <= KEY_MAX:
-            raise InvalidArgument("inspect needs an inode")
-        state = inspect_file.state_of(self._store, InodeNumber(inode))
+        state = inspect_file.state_of(self._store, _inode(request))
         return await self._call(lambda: inspect_file.report_on(self._store, state).to_dict())
+
+    async def warm(self, request: Json, progress: AsyncProgress) -> Json:
+        inode = _inode(request)
+        hot = await self._background.hot.warm_now(inode)
+        size = self._store.contents.node(inode).size if hot else 0
+        return {"files": int(hot), "bytes": size}
+
+    async def cool(self, request: Json, progress: AsyncProgress) -> Json:
+        copies, inode = self._store.staging.wholes.copies, _inode(request)
+        was_hot = copies.find(inode) is not None
+        return {"files": int(was_hot and copies.drop(inode))}
 
     async def hold(self, request: Json, progress: AsyncProgress) -> Json:
         # After a commit no pack is deleted any more that an earlier commit dropped. `Control` keeps
@@ -177,3 +189,15 @@ class Commands:
 
     async def scrub_status(self, request: Json, progress: AsyncProgress) -> Json:
         return await self._background.scrub.report()
+
+
+def _inode(request: Json) -> InodeNumber:
+    """Return the inode of a request.
+
+    Raises:
+        InvalidArgument: it has none.
+    """
+    inode = request.get("inode")
+    if not isinstance(inode, int) or not 0 <= inode <= KEY_MAX:
+        raise InvalidArgument("the command needs an inode")
+    return InodeNumber(inode)

@@ -167,7 +167,8 @@ class _Daemon:
         """Report that the mount answers, after the kernel's read-ahead is set."""
         # The kernel resets the read-ahead when a mount begins, so it is set after that.
         await operations.begun.wait()
-        operations.passthrough.begin()
+        if operations.passthrough.begin():
+            self._background.hot.begin(self._options.hot_size)
         if device is not None:
             await trio.to_thread.run_sync(raise_read_ahead, device)
         notify_manager("READY=1")

@@ -62,6 +62,7 @@ class Handle:
     pid: int = 0  # of the program that opened it
     number: int = 0  # of the backing file that the kernel reads and writes; 0: none
     durable: bool = False  # changes by it are durable before their replies
+    read_bytes: int = 0  # by way of the daemon
     ahead: ReadAheadState = field(default_factory=ReadAheadState)
     listing_end: int = 0  # the cookie before which a listing ends
     may_extend: bool = False  # the listing goes on once more, to the names created meanwhile

@@ -18,6 +18,7 @@ class MountOptions:
     options: tuple[str, ...]  # further options for the kernel, as fusermount3 spells them
     trust: bool = False  # see `Store`
     passthrough: bool = False  # let the kernel read and write new files itself, if it can
+    hot_size: int | None = None  # bytes of copies that the kernel reads; None: a part of the room
 
     @property
     def passes_through(self) -> bool:

@@ -67,6 +67,8 @@ class Statistics:
     base_only_bytes: int
     lost_chunks: int
     lost_bytes: int
+    hot_files: int  # that have a copy for the kernel to read; of a mounted store
+    hot_bytes: int  # of the copies
     forms: dict[str, FormTotals]
     cache: CacheStatistics
 
@@ -161,6 +163,8 @@ class Inventory:
             base_only_bytes=self._counters.get(BASE_ONLY_BYTES),
             lost_chunks=lost.chunks,
             lost_bytes=lost.raw_bytes + waiting.lost_bytes,
+            hot_files=len(self._staging.wholes.copies),
+            hot_bytes=self._staging.wholes.copies.bytes,
             forms={name: form for name, form in forms.items() if form.chunks},
             cache=self._cache.statistics(),
         )

@@ -271,6 +271,7 @@ class Store:
             if not self.read_only:
                 try:
                     run_here(self.flusher.flush_all())
+                    self.staging.wholes.copies.shrink(0)
                     add_checksums(self.index, self.staging)
                 finally:
                     self.commit()

@@ -44,7 +44,8 @@ LIBC.mmap.restype = ctypes.c_void_p
 
 @pytest.fixture
 def passing(fuse: None, store: Path, tmp_path: Path) -> Iterator[Mount]:
-    with mounted(store, tmp_path / "mnt", "--passthrough", "--allow-other") as mount:
+    options = ("--passthrough", "--allow-other", "--hot-size", "0")
+    with mounted(store, tmp_path / "mnt", *options) as mount:
         yield mount
 
 
@@ -136,7 +137,9 @@ def test_a_store_on_a_stacked_file_system(fuse: None, tmp_path: Path) -> None:
         run("mount", "-t", "overlay", "-o", places, "none", merged)
         try:
             modelfs("mkfs", merged / "store")
-            with mounted(merged / "store", tmp_path / "mnt", "--passthrough") as mount:
+            with mounted(
+                merged / "store", tmp_path / "mnt", "--passthrough", "--hot-size", "0"
+            ) as mount:
                 (mount.path / "f").write_bytes(DATA)
                 assert not is_passed(mount.store / "staging")
                 mount.sync()
@@ -409,7 +412,7 @@ def test_a_file_of_more_than_half_of_the_room(fuse: None, tmp_path: Path) -> Non
     data = noise(150 << 20) + noise(150 << 20, 1)
     with nearly_full_disk(tmp_path) as path:
         modelfs("mkfs", path / "store")
-        with mounted(path / "store", tmp_path / "mnt", "--passthrough") as mount:
+        with mounted(path / "store", tmp_path / "mnt", "--passthrough", "--hot-size", "0") as mount:
             (mount.path / "f").write_bytes(data)
             assert is_passed(mount.store / "staging")
             mount.sync()
@@ -433,7 +436,7 @@ def test_a_writer_that_fills_the_disk(fuse: None, tmp_path: Path) -> None:
     """The disk refuses it before the reserve is used, and all that it wrote becomes chunks."""
     with nearly_full_disk(tmp_path) as path:
         modelfs("mkfs", path / "store")
-        with mounted(path / "store", tmp_path / "mnt", "--passthrough") as mount:
+        with mounted(path / "store", tmp_path / "mnt", "--passthrough", "--hot-size", "0") as mount:
             (mount.path / "old").write_bytes(noise(1 << 20))
             mount.sync()
             reserve = Space(path / "store").reserve_bytes

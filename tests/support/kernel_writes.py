@@ -42,7 +42,7 @@ def passed_file(store: Store, name: bytes, data: bytes = b"") -> InodeNumber:
 def whole_of(store: Store, inode: InodeNumber) -> WholeFile:
     """Return the whole file of an inode, or its copy."""
     staged = store.staging.find(inode)
-    whole = store.staging.wholes.copy(inode) if staged is None else staged.whole
+    whole = store.staging.wholes.copies.find(inode) if staged is None else staged.whole
     assert whole is not None
     return whole
 

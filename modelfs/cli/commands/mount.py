@@ -62,6 +62,12 @@ FUSE_CONF: Final = Path("/etc/fuse.conf")
     "Linux 6.9 or later; without effect where that is not possible.",
 )
 @click.option(
+    "--hot-size",
+    type=size,
+    help="Room on the disk for copies of files that are read much, which the kernel itself reads. "
+    "0 for none. With --passthrough; the default is a quarter of the free room.",
+)
+@click.option(
     "--nonempty",
     is_flag=True,
     help="Mount over a folder that has files, which the mount hides.",
@@ -72,7 +78,7 @@ FUSE_CONF: Final = Path("/etc/fuse.conf")
     metavar="OPT[,OPT]",
     multiple=True,
     help="Options as in fstab: ro, rw, allow_other, cache_size=SIZE, limit=SIZE, replace, trust, "
-    "nonempty, passthrough, sync, dirsync, fsname=NAME, nosuid, nodev, noexec. "
+    "nonempty, passthrough, hot_size=SIZE, sync, dirsync, fsname=NAME, nosuid, nodev, noexec. "
     "Options for mount(8) and systemd, such as noatime, _netdev and x-*, are ignored.",
 )
 def mount(  # noqa: PLR0913 - one parameter for each option
@@ -87,6 +93,7 @@ def mount(  # noqa: PLR0913 - one parameter for each option
     replace: bool,
     nonempty: bool,
     passthrough: bool,
+    hot_size: int | None,
     trust: bool,
     options: tuple[str, ...],
 ) -> None:
@@ -114,6 +121,7 @@ def mount(  # noqa: PLR0913 - one parameter for each option
         options=fstab.passed_on,
         trust=trust or fstab.trust,
         passthrough=passthrough or fstab.passthrough,
+        hot_size=fstab.hot_size if hot_size is None else hot_size,
     )
     _check_not_mounted(mount_options)
     _check_possible(mount_options)

@@ -77,6 +77,9 @@ def _summary(statistics: Json) -> Iterator[tuple[str, str]]:
         size_lost = size(statistics["lost_bytes"])
         yield "lost", f"{size_lost}: `modelfs fsck` lists the affected files"
     yield "shared", f"{size(statistics['shared_bytes'])} saved because files share chunks"
+    if hot := statistics.get("hot_files"):  # a daemon of an older version has no such key
+        files = counted(hot, "file")
+        yield "hot", f"{size(statistics['hot_bytes'])} of copies of {files}, for the kernel to read"
     yield "on disk", f"{size(statistics['disk_bytes'])}, including index and garbage"
     if cache["hits"] or cache["misses"]:
         used = f"{size(cache['bytes'])} of {size(cache['capacity'])}"

@@ -9,6 +9,7 @@ Requests change the store in memory. Behind them
 - `gc` removes deleted content, and frees its room;
 - `optimize` gives stored chunks their smallest form, and then defragments;
 - `shortage` lets requests wait while ingest and gc make room;
+- `hot` keeps copies of files that are read much, for the kernel to read;
 - `scrub` reads all stored bytes, to find those that the disk has lost;
 - `pack_lock` lets one of them at a time append to packs.
 
@@ -34,6 +35,7 @@ from modelfs.fs.background.drive import Driver
 from modelfs.fs.background.durability import Durability
 from modelfs.fs.background.gate import Gate
 from modelfs.fs.background.gc import BackgroundGc
+from modelfs.fs.background.hot import HotCopies
 from modelfs.fs.background.ingest import BackgroundIngest
 from modelfs.fs.background.loans import Loans
 from modelfs.fs.background.mapped_pages import MappedPages
@@ -78,6 +80,7 @@ class Scheduler:
         self.gc = BackgroundGc(context, self.ingest, collector)
         self.optimize = BackgroundOptimize(context, collector)
         self.scrub = BackgroundScrub(context)
+        self.hot = HotCopies(context)
         files = StoredFiles(store, driver.call)
         loans = Loans(store.space, lambda: store.staging.bytes, files)
         rounds = Rounds(context, self.ingest, self.gc, self.optimize, loans)
@@ -107,7 +110,8 @@ class Scheduler:
                 ("flush", TICK_SECONDS, self.durability.flush_old),
                 ("giving back the guard", TICK_SECONDS, self._release_guard),
                 ("ingest", TICK_SECONDS, self.ingest.ingest_due),
-                ("deletion of copies", COPIES_SECONDS, self._drop_unused_copies),
+                ("deletion of copies", COPIES_SECONDS, self.hot.keep),
+                ("making of copies", COPIES_SECONDS, self.hot.warm_due),
                 ("removal of deleted files", TICK_SECONDS, self.gc.remove_orphans),
                 ("garbage collection", COLLECT_SECONDS, self.gc.collect_if_worthwhile),
                 ("garbage collection", SHORT_SECONDS, self.gc.collect_if_short),
@@ -122,9 +126,6 @@ class Scheduler:
 
     async def _release_guard(self) -> None:
         self._store.space.guard.release(IDLE_SECONDS)
-
-    async def _drop_unused_copies(self) -> None:
-        self._store.staging.wholes.drop_unused_copies()
 
     async def finish(self, *, clean: bool = True) -> None:
         """Make everything durable, before the daemon ends.

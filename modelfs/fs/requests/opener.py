@@ -15,7 +15,7 @@ from typing import Final
 import pyfuse3
 from pyfuse3 import FileHandleT, FileInfo, InodeT
 
-from modelfs.fs.background.durability import Durability
+from modelfs.fs.background.scheduler import Scheduler
 from modelfs.fs.handles import Handles
 from modelfs.fs.host import session_io
 from modelfs.fs.requests.passthrough import Passthrough
@@ -36,7 +36,7 @@ class Opener:
         handles: Handles,
         passthrough: Passthrough,
         privileges: Privileges,
-        durability: Durability,
+        background: Scheduler,
         *,
         is_sync: bool = False,
     ) -> None:
@@ -45,7 +45,8 @@ class Opener:
         self._handles = handles
         self._passthrough = passthrough
         self._privileges = privileges
-        self._durability = durability
+        self._durability = background.durability
+        self._hot = background.hot
         self._is_sync = is_sync
 
     def open(self, inode: InodeNumber, flags: int, pid: int) -> FileHandleT:
@@ -56,6 +57,8 @@ class Opener:
         """
         writable = wants_to_write(flags)
         number = self._passthrough.open(inode, flags, writable=writable)
+        if not (writable or number):
+            self._hot.opened(inode)
         durable = self._is_sync or bool(flags & DURABLE)
         return self._handles.open(inode, writable=writable, pid=pid, number=number, durable=durable)
 

@@ -124,7 +124,7 @@ class Operations(pyfuse3.Operations):
             handles,
             self.passthrough,
             self._privileges,
-            background.durability,
+            background,
             is_sync=sync.content,
         )
         self._reader = reader
@@ -133,6 +133,7 @@ class Operations(pyfuse3.Operations):
         self._durability = background.durability
         self._ingest = background.ingest
         self._gc = background.gc
+        self._hot = background.hot
         self._shortage = background.shortage
         self.truncater = Truncater(
             store, handles, self.passthrough, background.ingest, background.mapped_pages
@@ -418,6 +419,8 @@ class Operations(pyfuse3.Operations):
         closed = self._handles.close(fh)
         if closed.is_passed:
             self.passthrough.close(closed.inode, writable=closed.writable)
+        elif not closed.writable:
+            self._hot.closed(closed)
         if closed.writable and not self._handles.is_open_for_writing(closed.inode):
             self._ingest.closed(closed.inode)
         if closed.is_passed:

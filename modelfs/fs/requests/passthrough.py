@@ -63,10 +63,10 @@ class Passthrough:
         self._files: BackingFiles | None = None
         self._opens: dict[InodeNumber, _Opens] = {}
 
-    def begin(self) -> None:
+    def begin(self) -> bool:
         """Begin to serve files, after the mount, if the kernel and the store's disk can do it."""
         if not session_io.granted() & session_io.PASSTHROUGH:
-            return
+            return False
         files = BackingFiles()
         try:
             _try_out(files, self._store.staging.directory.link)
@@ -74,6 +74,7 @@ class Passthrough:
             log.warning("--passthrough has no effect: %s", exc.strerror)
         else:
             self._files = files
+        return self._files is not None
 
     def serves(self, inode: InodeNumber) -> bool:
         """Whether the kernel serves the open files of an inode."""
@@ -157,7 +158,7 @@ class Passthrough:
         if flags & UNSUITED_FLAGS or self._handles.is_open(inode):
             return False
         staged = self._store.staging.find(inode)
-        if staged is None and self._store.staging.wholes.copy(inode) is not None:
+        if staged is None and self._store.staging.wholes.copies.find(inode) is not None:
             return True
         if staged is not None and staged.whole is not None:
             return not staged.lost_bytes
@@ -168,8 +169,9 @@ class Passthrough:
         wholes = self._store.staging.wholes
         staged = self._store.staging.find(inode)
         if staged is None and not writable:
-            return wholes.copy(inode)
-        if staged is None and not wholes.drop_copy(inode):
+            wholes.copies.touch(inode)
+            return wholes.copies.find(inode)
+        if staged is None and not wholes.copies.drop(inode):
             return self._store.contents.staged(inode).whole
         if staged is not None and staged.whole is not None:
             return staged.whole
@@ -184,6 +186,9 @@ class Passthrough:
             return False
         if self._store.staging.is_crowded:
             return False
+        if self._store.space.may_write_unseen(REGION_BYTES):
+            return True
+        self._store.staging.wholes.copies.shrink(0)
         return self._store.space.may_write_unseen(REGION_BYTES)
 
 

@@ -70,6 +70,7 @@ class Reader:
     async def _read(self, handle: Handle, offset: int, size: int) -> memoryview:
         """Plan a read and do it. Raises as `read`, and BytesMoved: it has to be planned again."""
         runs = self._contents.plan(handle.inode, offset, size)
+        handle.read_bytes += _size(runs)
         self._ahead.follow(handle.ahead, handle.inode, offset, offset + _size(runs))
         if await self._ahead.wait(handle.ahead, runs):
             # Planned again: gc may have moved chunks, and cut or deleted their pack, during the

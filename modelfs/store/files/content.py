@@ -69,7 +69,7 @@ class Contents:
         """Whether a file's content is in a whole staging file, or will be after a change."""
         staged = self._staging.peek(inode)
         if staged is None:
-            return self._staging.wholes.copy(inode) is not None
+            return self._staging.wholes.copies.is_in_use(inode)
         return staged.whole is not None
 
     def is_live(self, inode: InodeNumber) -> bool:

@@ -172,6 +172,14 @@ class Staging:
         self._created += 1
         return whole
 
+    def new_copy(self, inode: InodeNumber) -> WholeFile:
+        """Make the empty file of a copy; `Copies.add` or `WholeFiles.discard` follows.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        return self.wholes.new_copy(inode, self._next_generation())
+
     def divide(self, staged: StagedFile) -> bool:
         """Let the windows of a whole file be as those with files of their own: see `whole_file`.
 

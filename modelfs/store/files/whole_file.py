@@ -49,7 +49,7 @@ from typing import Final
 from modelfs.errors import BytesMoved, NotSupported
 from modelfs.store.disk import lease
 from modelfs.store.disk.allocation import punch
-from modelfs.store.disk.descriptors import Descriptor, Descriptors
+from modelfs.store.disk.descriptors import Descriptor, Descriptors, write_at
 from modelfs.store.disk.sparse import data_ranges
 from modelfs.store.files.clock import STEP_NS
 from modelfs.store.files.window import WINDOW
@@ -231,6 +231,25 @@ class WholeFile(WindowFile):
         if len(data) == RANGES_MAX:
             data.update(_windows_with_data(file.fd, data.stop, size))
         return data
+
+    def disk_bytes(self) -> int:
+        """Return the bytes that the file takes on the disk; 0 if it is gone."""
+        try:
+            return os.fstat(self.descriptor().fd).st_blocks * 512
+        except FileNotFoundError:
+            return 0
+
+    def put(self, start: int, data: bytes) -> None:
+        """Write bytes of a copy that no program has yet. Any thread. Zeros stay a hole.
+
+        Raises:
+            OSError: the disk failed, or is full.
+        """
+        file = self._writable.open(self.name)
+        if any(data):
+            write_at(file, start, [data])
+        elif os.fstat(file.fd).st_size < start + len(data):
+            os.ftruncate(file.fd, start + len(data))
 
     # -- a divided file
 

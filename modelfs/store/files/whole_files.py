@@ -8,6 +8,7 @@ import os
 from modelfs.store.disk.deferred import DeferredDeletes, DeferredPunches
 from modelfs.store.disk.descriptors import Descriptors
 from modelfs.store.disk.directory import Directory
+from modelfs.store.files.copies import Copies
 from modelfs.store.files.staged_file import StagedFile
 from modelfs.store.files.whole_file import WholeFile
 from modelfs.store.files.window import WHOLE, WINDOW, StagedSum, Window, window_name
@@ -46,8 +47,7 @@ class WholeFiles:
         self._kept = kept
         self._deletes = deletes
         self._total = total
-        # Whole files whose content is in chunks, and that programs still have open or mapped.
-        self._copies: dict[InodeNumber, WholeFile] = {}
+        self.copies = Copies(self._delete_copy)
 
     def begin(self, staged: StagedFile, generation: int) -> WholeFile:
         """Give a file without content a whole staging file, which the kernel may write.
@@ -108,21 +108,21 @@ class WholeFiles:
     def end(self, staged: StagedFile) -> None:
         """Let a staged state have no whole file, as its windows are dropped.
 
-        If programs have it open or mapped, it is kept as a copy.
+        If programs have it open or mapped, or it may be hot, it is kept as a copy.
         """
         whole, staged.whole = staged.whole, None
         assert whole is not None, "no whole file"
-        if whole.is_unused():
+        if whole.is_unused() and not self.copies.fits(whole.disk_bytes()):
             self._delete(whole)
         else:
-            self._copies[staged.inode] = whole
+            self.copies.add(staged.inode, whole)
 
     def remove(self, inode: InodeNumber, staged: StagedFile | None) -> None:
         """Delete the whole file of an inode that is removed, and its copy."""
         if staged is not None and staged.whole is not None:
             self._delete(staged.whole)
             staged.whole = None
-        if (copy := self._copies.pop(inode, None)) is not None:
+        if (copy := self.copies.take(inode)) is not None:
             self._delete(copy)
 
     def delete_superseded(self, staged: StagedFile, dropped: list[Window]) -> None:
@@ -167,23 +167,22 @@ class WholeFiles:
 
     # -- copies
 
-    def copy(self, inode: InodeNumber) -> WholeFile | None:
-        """Return the copy of a file that has no staged state."""
-        return self._copies.get(inode)
+    def new_copy(self, inode: InodeNumber, generation: int) -> WholeFile:
+        """Make the empty file of a copy. Raises OSError if it cannot be made."""
+        generation |= WHOLE
+        name = window_name(inode, 0, generation)
+        whole = WholeFile(
+            self.descriptors, self._writable, name, self._kept, generation, live=False
+        )
+        whole.create(0)
+        return whole
 
-    def drop_copy(self, inode: InodeNumber) -> bool:
-        """Delete a copy if no program has it open or mapped; return whether it is gone."""
-        copy = self._copies.get(inode)
-        if copy is None or not copy.is_unused():
-            return copy is None
-        del self._copies[inode]
-        self._delete(copy, at_once=not self._index.dirty)  # else no commit is to come
-        return True
+    def discard(self, whole: WholeFile) -> None:
+        """Delete the file of a copy that was not kept."""
+        self._delete(whole, at_once=True)
 
-    def drop_unused_copies(self) -> None:
-        """Delete the copies that no program has open or mapped any more."""
-        for inode in list(self._copies):
-            self.drop_copy(inode)
+    def _delete_copy(self, whole: WholeFile) -> None:
+        self._delete(whole, at_once=not self._index.dirty)  # else no commit is to come
 
     def resume(self, staged: StagedFile) -> None:
         """Begin a change of a file. A copy of it, if programs have it open, becomes its content.
@@ -191,12 +190,12 @@ class WholeFiles:
         Raises:
             OSError: the copy cannot be opened.
         """
-        if self.drop_copy(staged.inode):
+        if self.copies.drop(staged.inode):
             return
-        copy = self._copies[staged.inode]
+        copy = self.copies.find(staged.inode)
+        assert copy is not None, "dropped"
         copy.set_mtime(staged.mtime_ns)  # a change of the time is not passed on to it
-        del self._copies[staged.inode]
-        staged.whole = copy
+        staged.whole = self.copies.take(staged.inode)
         self.follow(staged)
 
 

@@ -13,13 +13,15 @@ from tests.support.stores import new_file, new_store
 KEYS = [
     *("files", "logical_bytes", "stored_bytes", "disk_bytes", "chunks", "shared_bytes"),
     *("staged_bytes", "pending_files", "files_to_optimize", "base_only_chunks", "base_only_bytes"),
-    *("lost_chunks", "lost_bytes", "forms", "cache"),
+    *("lost_chunks", "lost_bytes", "hot_files", "hot_bytes", "forms", "cache"),
     *("unsettled_files", "held_chunks", "held_bytes"),  # older names of some of the keys
 ]
 STATISTICS = {
     **dict.fromkeys(KEYS, 1),
     "lost_chunks": 0,
     "lost_bytes": 0,
+    "hot_files": 0,
+    "hot_bytes": 0,
     "logical_bytes": 2 << 30,
     "stored_bytes": 1 << 29,
     "forms": {"zstd": {"chunks": 7, "raw_bytes": 2 << 30, "stored_bytes": 1 << 29}},

@@ -123,7 +123,7 @@ def test_a_copy_between_two_readers(opened: Store, passthrough: Passthrough) -> 
     assert passthrough.open(inode, os.O_RDONLY, writable=False) > 0
     passthrough.close(inode, writable=False)
     assert passthrough.open(inode, os.O_RDWR, writable=True) == 0
-    assert opened.staging.wholes.copy(inode) is None
+    assert opened.staging.wholes.copies.find(inode) is None
 
 
 def test_a_kernel_that_refuses(

@@ -464,12 +464,12 @@ def test_a_file_that_is_read_stays_as_a_copy(opened: Store) -> None:
     with passed(opened, inode, os.O_RDONLY) as fd:
         ingest_all(opened)
         assert opened.staging.find(inode) is None
-        opened.staging.wholes.drop_unused_copies()
+        opened.staging.wholes.copies.shrink(0)
         assert staging_files(opened) == {whole_of(opened, inode).name}
         assert os.pread(fd, len(DATA), 0) == DATA
         assert opened.inodes.get(inode).staging_rows == 0
-    opened.staging.wholes.drop_unused_copies()
-    assert (staging_files(opened), opened.staging.wholes.copy(inode)) == (set(), None)
+    opened.staging.wholes.copies.shrink(0)
+    assert (staging_files(opened), opened.staging.wholes.copies.find(inode)) == (set(), None)
 
 
 def test_a_mapping_keeps_a_copy(opened: Store) -> None:
@@ -477,7 +477,7 @@ def test_a_mapping_keeps_a_copy(opened: Store) -> None:
     inode = passed_file(opened, b"f", DATA)
     with path_of(opened, whole_of(opened, inode)).open("rb") as file:
         ingest_all(opened)
-        opened.staging.wholes.drop_unused_copies()
+        opened.staging.wholes.copies.shrink(0)
         opened.writes.write(inode, 5, b"edited")
         assert os.pread(file.fileno(), 6, 5) == b"edited"
         assert content_of(opened, inode) == DATA[:5] + b"edited" + DATA[11:]
@@ -554,7 +554,7 @@ def test_holes_that_a_program_makes(box: Box, *, crashes: bool) -> None:
         ingest_all(store)
         assert content_of(store, inode) == expected
     ingest_all(store)
-    store.staging.wholes.drop_unused_copies()
+    store.staging.wholes.copies.shrink(0)
     assert content_of(box.reopen(), inode) == expected
 
 
