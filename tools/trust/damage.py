@@ -20,6 +20,9 @@ that page must have been. The kinds of damage:
 The last two come first, since they need a commit, and the record of the pages' sums is of the store
 as they leave it.
 
+A store of whose index less than two pages are left, or both meta pages without a record, is refused
+as lost: nothing of it is read.
+
 Each store is repaired in a process of its own: one that ends by a signal, or that takes longer than
 two minutes, has failed. Prints the number of stores by kind and outcome, and the first failures.
 """
@@ -42,7 +45,7 @@ from typing import Final
 
 import lmdb
 
-from modelfs.errors import ModelfsError
+from modelfs.errors import IndexLost, ModelfsError
 from modelfs.jobs.repair.run import RepairReport, repair
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index.pages.layout import PageFile
@@ -83,12 +86,13 @@ class Outcome:
     damage: tuple[str, ...]  # kind, place and details of each
     failures: tuple[str, ...]
     hurt: int  # files with pieces that fail to read, or that are gone
+    is_refused: bool = False  # as a store whose index is lost
 
 
 def main() -> int:
     options = _options()
     seeds = range(options.first, options.first + options.stores)
-    tried, failed, hurt = Counter[str](), Counter[str](), Counter[str]()
+    tried, refused, failed, hurt = (Counter[str]() for _ in range(4))
     shown = 0
     with tempfile.TemporaryDirectory(dir="/dev/shm", prefix="damage") as folder:
         template = make_template(Path(folder))
@@ -97,6 +101,7 @@ def main() -> int:
             for outcome in pool.map(run, seeds):
                 for kind in {each.split()[0] for each in outcome.damage} | {"all"}:
                     tried[kind] += 1
+                    refused[kind] += outcome.is_refused
                     failed[kind] += bool(outcome.failures)
                     hurt[kind] += outcome.hurt
                 if outcome.failures and shown < SHOWN:
@@ -104,10 +109,11 @@ def main() -> int:
                     print(f"seed {outcome.seed}: {'; '.join(outcome.damage)}")
                     for failure in outcome.failures:
                         print(f"    {failure}", flush=True)
-    print(f"{'damage':8} {'stores':>8} {'failed':>8} {'files hurt':>12}")
+    print(f"{'damage':8} {'stores':>8} {'refused':>8} {'failed':>8} {'files hurt':>12}")
     for kind in (*KINDS, "died", "all"):
         if tried[kind]:
-            print(f"{kind:8} {tried[kind]:8} {failed[kind]:8} {hurt[kind]:12}")
+            counts = f"{refused[kind]:8} {failed[kind]:8} {hurt[kind]:12}"
+            print(f"{kind:8} {tried[kind]:8} {counts}")
     return 1 if failed.total() else 0
 
 
@@ -317,14 +323,17 @@ def _run(template: Template, path: Path, kinds: list[str], seed: int, sender: Co
     chance = random.Random(seed)
     shutil.copytree(template.store, path)
     damaged = tuple(damage(path, template, kinds, chance))
+    is_refused = False
     try:
         report = repair(path, data=True)
         failures, hurt = compare(path, template.good, report)
+    except IndexLost:
+        is_refused, failures, hurt = True, [], 0
     except (ModelfsError, OSError) as exc:
         failures, hurt = [f"repair: {type(exc).__name__}: {exc}"], 0
     except Exception:
         failures, hurt = [traceback.format_exc()], 0
-    sender.send(Outcome(seed, damaged, tuple(failures), hurt))
+    sender.send(Outcome(seed, damaged, tuple(failures), hurt, is_refused))
 
 
 def compare(path: Path, good: Contents, report: RepairReport) -> tuple[list[str], int]:
