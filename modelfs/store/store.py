@@ -272,6 +272,7 @@ class Store:
                 try:
                     run_here(self.flusher.flush_all())
                     self.staging.wholes.copies.shrink(0)
+                    self.staging.wholes.empty_trash()
                     add_checksums(self.index, self.staging)
                 finally:
                     self.commit()
@@ -379,7 +380,7 @@ class Store:
         batch = self.index.seal()
         staging, packs = self.staging, self.packs
         deferred: list[Deferred[Any]] = [staging.wholes.punches, staging.deletes, packs.deletes]
-        deferred.append(packs.cuts)
+        deferred += [packs.cuts, staging.wholes.kept, staging.wholes.trash]
         drained = [(each, each.drain()) for each in deferred]
 
         def run_deferred() -> None:

@@ -116,6 +116,7 @@ def test_by_hand(hot: Mount) -> None:
     assert hot.stats()["hot_bytes"] >= 2 * len(DATA)
     assert "8.00 MiB of copies of 2 files" in modelfs("stats", hot.path)
     assert modelfs("cool", hot.path / "b") == "no more hot: 1 file\n"
+    wait_until(lambda: len(copies(hot)) == 1)
     assert is_served_by_the_kernel(hot, hot.path / "a")
     assert (hot.path / "b").read_bytes() == OTHER
 

@@ -58,6 +58,7 @@ class HotCopies:
         self._size: int | None = 0
         self._read_at: dict[InodeNumber, float] = {}  # monotonic seconds; the oldest first
         self._due: dict[InodeNumber, None] = {}
+        self._warming = trio.Lock()
 
     def begin(self, size: int | None) -> None:
         """Keep copies from now on, as the kernel can read them.
@@ -93,7 +94,11 @@ class HotCopies:
     async def keep(self) -> None:
         """Set the size of all copies by the room of the disk, and drop those beyond it."""
         self._copies.size_max = self._room()
-        self._copies.shrink(self._copies.size_max)
+        await self._shrink(self._copies.size_max)
+
+    async def _shrink(self, size: int) -> None:
+        self._copies.shrink(size)
+        await trio.to_thread.run_sync(self._store.staging.wholes.empty_trash)
 
     def _room(self) -> int:
         if self._size == 0:
@@ -138,17 +143,21 @@ class HotCopies:
             CorruptIndex, CorruptChunk: the file is damaged.
             OSError: the disk failed, or is full.
         """
+        async with self._warming:  # one at a time, so that all together have the room
+            return await self._warm(inode)
+
+    async def _warm(self, inode: InodeNumber) -> bool:
         if self._copies.find(inode) is not None:
             return True
         node = self._store.inodes.find(inode)
         if node is None or not self._is_suited(node):
             return False
-        self._copies.shrink(self._copies.size_max - node.size)
+        await self._shrink(self._copies.size_max - node.size)
         whole = self._store.staging.new_copy(inode)
         try:
             await self._fill(whole, node)
             is_same = self._store.inodes.find(inode) == node and self._is_suited(node)
-            if not is_same or self._copies.find(inode) is not None or whole.lost():
+            if not is_same or whole.lost() or whole.disk_bytes() < SIZE_MIN:
                 return False
             self._copies.add(inode, whole)
             return True

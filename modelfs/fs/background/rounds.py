@@ -63,6 +63,8 @@ class Rounds:
         """Make room once."""
         self._optimize.rest()
         before = await self._room_for_ingest()
+        self._store.staging.wholes.copies.shrink(0)
+        await self._context.driver.call(self._store.staging.wholes.empty_trash)
         await self._attempt("removal of deleted files", self._gc.remove_orphans)
         await self._ingest_all()
         if self._store.staging.bytes and not self._has_room():

@@ -356,7 +356,7 @@ class Operations(pyfuse3.Operations):
     @replies
     async def statfs(self, ctx: RequestContext) -> StatvfsData:
         garbage = await self._gc.shown_bytes()
-        return statvfs_of(self._store.space.room(garbage))
+        return statvfs_of(self._store.space.room(garbage + self._store.staging.wholes.copies.bytes))
 
     # -- files
 

@@ -196,7 +196,8 @@ class SalvagedRows:
             for problem in problems:
                 # A page that is in use is one with a sound use.
                 is_lost = problem.tree == TABLES or problem.page in self._walk.stale
-                is_lost |= self._walk.uses.is_in_tree(problem.page)
+                is_partly_sound = problem.page in self._walk.partly
+                is_lost |= self._walk.uses.is_in_tree(problem.page) and not is_partly_sound
                 if not is_lost and (rows := self._sound_rows(table, problem)):
                     self._found[table].append(rows)
 

@@ -61,6 +61,8 @@ DiskStamp = tuple[int, int, int]  # size, mtime and ctime, of a file on the disk
 # With more ranges of data, those that follow are taken to reach to the ends of their windows: their
 # holes read as zeros all the same. 1,000 take a millisecond.
 RANGES_MAX: Final = 1000
+# So many zeros of a copy stay a hole.
+ZEROS: Final = bytes(256 << 10)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +102,7 @@ class WholeFile(WindowFile):
         self.generation: Final = generation
         self.live = live
         self.was_recorded = False  # a row named it once, and the last commit may have that row
+        self.is_mentioned = False  # of a copy: by the last commit, which has it staged
         self.cuts = 0  # truncations by this process
         self.divided = False  # its windows are as those with files of their own
         # Beside a writer: whether the last commit has the windows of a range, so that no part of it
@@ -246,9 +249,11 @@ class WholeFile(WindowFile):
             OSError: the disk failed, or is full.
         """
         file = self._writable.open(self.name)
-        if any(data):
-            write_at(file, start, [data])
-        elif os.fstat(file.fd).st_size < start + len(data):
+        for at in range(0, len(data), len(ZEROS)):
+            part = data[at : at + len(ZEROS)]
+            if part != ZEROS[: len(part)]:
+                write_at(file, start + at, [part])
+        if os.fstat(file.fd).st_size < start + len(data):
             os.ftruncate(file.fd, start + len(data))
 
     # -- a divided file

@@ -5,7 +5,7 @@ See `whole_file` for the theory of operation.
 
 import os
 
-from modelfs.store.disk.deferred import DeferredDeletes, DeferredPunches
+from modelfs.store.disk.deferred import Deferred, DeferredDeletes, DeferredPunches
 from modelfs.store.disk.descriptors import Descriptors
 from modelfs.store.disk.directory import Directory
 from modelfs.store.files.copies import Copies
@@ -16,6 +16,14 @@ from modelfs.store.files.window_file import WindowFile
 from modelfs.store.index.index import Index
 from modelfs.store.index.records import SIZE_MAX
 from modelfs.store.index.tables import InodeNumber
+
+
+class KeptCopies(Deferred[WholeFile]):
+    """Copies whose files the next commit no longer mentions."""
+
+    def _attempt(self, work: WholeFile) -> bool:
+        work.is_mentioned = False
+        return True
 
 
 class WholeFiles:
@@ -48,6 +56,9 @@ class WholeFiles:
         self._deletes = deletes
         self._total = total
         self.copies = Copies(self._delete_copy)
+        # Files of copies that no commit mentions. Unlinking a large one takes long.
+        self.trash = DeferredDeletes(folder, self.descriptors)
+        self.kept = KeptCopies(folder, self.descriptors)
 
     def begin(self, staged: StagedFile, generation: int) -> WholeFile:
         """Give a file without content a whole staging file, which the kernel may write.
@@ -116,6 +127,8 @@ class WholeFiles:
             self._delete(whole)
         else:
             self.copies.add(staged.inode, whole)
+            whole.is_mentioned = True
+            self.kept.after_commit(whole)
 
     def remove(self, inode: InodeNumber, staged: StagedFile | None) -> None:
         """Delete the whole file of an inode that is removed, and its copy."""
@@ -177,12 +190,23 @@ class WholeFiles:
         whole.create(0)
         return whole
 
+    def empty_trash(self) -> None:
+        """Delete the files of dropped copies. Any thread: unlinking a large file takes long."""
+        names = self.trash.drain()
+        self.trash.run(names)
+        self.trash.restore(names)
+
     def discard(self, whole: WholeFile) -> None:
-        """Delete the file of a copy that was not kept."""
-        self._delete(whole, at_once=True)
+        """Let the file of a copy be deleted soon, which no commit mentions."""
+        whole.forget()
+        self.descriptors.forget(whole.name)
+        self.trash.after_commit(whole.name)
 
     def _delete_copy(self, whole: WholeFile) -> None:
-        self._delete(whole, at_once=not self._index.dirty)  # else no commit is to come
+        if whole.is_mentioned:
+            self._delete(whole)
+        else:
+            self.discard(whole)
 
     def resume(self, staged: StagedFile) -> None:
         """Begin a change of a file. A copy of it, if programs have it open, becomes its content.

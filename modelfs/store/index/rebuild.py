@@ -160,12 +160,12 @@ def replace_data_file(folder: Directory) -> None:
         OSError: the disk failed; the index is the old one, or the new one.
     """
     new = folder.subdirectory(NEW_FOLDER)
-    drop_sums(folder)
     _Access.of(folder, DATA_FILE).give(new, DATA_FILE)
     access = _Access.of(folder, LMDB_LOCK_FILE) if folder.exists(LMDB_LOCK_FILE) else None
     folder.unlink(LMDB_LOCK_FILE)
     folder.sync()
     new.rename(DATA_FILE, DATA_FILE, folder)
+    drop_sums(folder)  # not before: without it, a repair after a crash would believe a stale page
     folder.sync()
     if access is not None:
         prepare_lock_file(folder)

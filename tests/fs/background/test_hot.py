@@ -3,6 +3,7 @@
 import os
 
 import pytest
+import trio
 from pyfuse3 import FileHandleT, InodeT
 
 from modelfs.errors import CorruptChunk
@@ -92,6 +93,7 @@ async def test_a_file_that_changes_meanwhile(
 
     monkeypatch.setattr(HotCopies, "_fill", fill_and_change)
     assert not await hot.warm(inode)
+    await hot.keep()
     assert len(copies) == 0
     assert [*served.store.staging.directory.path.iterdir()] == []
     assert await served.content(inode) == CONTENT[:5] + b"new" + CONTENT[8:]
@@ -140,6 +142,7 @@ async def test_a_damaged_file_stays_cold(
     hot.opened(inode)
     hot._due[inode] = None
     await hot.warm_due()
+    await hot.keep()
     assert "does not become hot" in caplog.text
     caplog.clear()
     assert len(copies) == 0
@@ -167,3 +170,41 @@ async def test_the_room_of_all_copies(
     hot.begin(0)
     await hot.keep()
     assert copies.size_max == 0
+
+
+async def test_warms_at_the_same_time(served: Served, hot: HotCopies, copies: Copies) -> None:
+    """They come one after the other, so that all together have the room of one size."""
+    inodes = [await served.chunked(b"%d" % n, noise(3 * MB, n)) for n in range(3)]
+    hot.begin(7 * MB)
+    async with trio.open_nursery() as nursery:
+        for inode in (*inodes, *inodes):
+            nursery.start_soon(hot.warm_now, inode)
+    await hot.keep()
+    assert len(copies) == 2
+    assert len([*served.store.staging.directory.path.iterdir()]) == 2
+
+
+async def test_a_sparse_file_stays_cold(served: Served, hot: HotCopies, copies: Copies) -> None:
+    """It takes less than a hot file may."""
+    await hot.keep()
+    inode, handle = await served.created(b"f", b"begin")
+    await served.operations.write(handle, 20 * MB, b"end")
+    await served.operations.release(handle)
+    await served.background.ingest.sync()
+    assert not await hot.warm(inode)
+    assert len(copies) == 0
+
+
+async def test_a_request_that_waits_for_room_gets_that_of_copies(
+    served: Served, hot: HotCopies, copies: Copies
+) -> None:
+    """Copies count as free in `df`, and a round that makes room deletes them."""
+    inode = await served.chunked(b"f", CONTENT)
+    await hot.keep()
+    free = (await served.operations.statfs(ASKED)).f_bavail
+    assert await hot.warm(inode)
+    after = (await served.operations.statfs(ASKED)).f_bavail
+    assert abs(after - free) * 4096 < MB
+    await served.background.shortage._rounds.make_room()
+    assert len(copies) == 0
+    assert [*served.store.staging.directory.path.iterdir()] == []

@@ -52,7 +52,7 @@ def test_the_least_recently_used_go_first(opened: Store, copies: Copies) -> None
     assert [*copies] == [inodes[0]]
     copies.shrink(0)
     assert (len(copies), copies.bytes) == (0, 0)
-    opened.commit()
+    opened.staging.wholes.empty_trash()
     assert names_in(opened.staging.directory.path) == set()
 
 

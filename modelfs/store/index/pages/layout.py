@@ -225,12 +225,17 @@ def overflow_run(file: PageFile, node: Node) -> tuple[int, int]:
     head = file.read_at(first * file.page_size, PAGE_HEAD.size)
     number, _, flags, _, _ = PAGE_HEAD.unpack(head)
     count = int(_U32.unpack_from(head, PAGE_HEAD.size - _U32.size)[0])
-    needed = (PAGE_HEAD.size + node.size - 1) // file.page_size + 1
+    needed = pages_of(file, node)
     if (number, flags) != (first, OVERFLOW) or count < needed:
         raise DamagedPage(f"its overflow page {first} has a damaged head")
     if (first + needed) * file.page_size > file.size:
         raise DamagedPage(f"the file ends before the end of its overflow page {first}")
     return first, count
+
+
+def pages_of(file: PageFile, node: Node) -> int:
+    """Return how many overflow pages the value of a `BIG` node needs."""
+    return (PAGE_HEAD.size + node.size - 1) // file.page_size + 1
 
 
 def value_of(file: PageFile, node: Node) -> bytes:

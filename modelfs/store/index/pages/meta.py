@@ -251,7 +251,7 @@ def _records_of_sums(file: PageFile) -> list[Meta]:
     if not sums.meta:
         return []
     meta = Meta.from_bytes(sums.meta)
-    roots = [tree.root for tree in (meta.free, meta.tables) if tree.root != NO_PAGE]
+    roots = [meta.tables.root, *(root for root in (meta.free.root,) if root != NO_PAGE)]
     try:
         is_of_file = all(sums.has(root, file.read(root)) for root in roots)
     except OSError:

@@ -56,20 +56,27 @@ class PageSums:
 
     @classmethod
     def read(cls, file: PageFile) -> Self:
-        """Read the record beside a data file whose page size is set."""
-        size_max = _HEAD_SIZE + (file.pages + LOOSE_PAGES) * _SUM_SIZE + _DIGEST_SIZE
+        """Read the record beside a data file whose page size is set.
+
+        One of more pages than the data file has on the disk is ignored, so it takes no memory.
+        """
         try:
+            pages = os.fstat(file.fileno()).st_blocks * 512 // file.page_size + LOOSE_PAGES
             with (
                 file.folder.opened(SUMS_FILE, os.O_RDONLY) as fd,
                 open(fd, "rb", closefd=False) as record,
             ):
-                recorded = record.read(size_max + 1)
+                size = os.fstat(fd).st_size
+                if not 0 <= size - _HEAD_SIZE - _DIGEST_SIZE <= pages * _SUM_SIZE:
+                    return cls()
+                recorded = record.read(size)
         except (OSError, StoreNotTrusted):
             return cls()
         content, digest = recorded[:-_DIGEST_SIZE], recorded[-_DIGEST_SIZE:]
         meta, sums = content[len(MAGIC) : _HEAD_SIZE], content[_HEAD_SIZE:]
-        is_whole = content.startswith(MAGIC) and digest == xxh3_64_digest(content)
-        return cls(meta, sums) if is_whole and not len(sums) % _SUM_SIZE else cls()
+        is_whole = len(recorded) == size and not len(sums) % _SUM_SIZE
+        is_right = content.startswith(MAGIC) and digest == xxh3_64_digest(content)
+        return cls(meta, sums) if is_whole and is_right else cls()
 
     def of(self, meta: bytes) -> Self:
         """Return the sums for the commit with this meta page; none if they are of another one."""
@@ -77,7 +84,8 @@ class PageSums:
 
     def differs(self, number: int, page: bytes | memoryview) -> bool:
         """Whether a page is another one than it was at the record."""
-        return number < len(self._sums) and sum_of(page) != self._sums[number]
+        is_known = number < len(self._sums)
+        return is_known and (len(page) < PAGE_HEAD.size or sum_of(page) != self._sums[number])
 
     def has(self, number: int, page: bytes) -> bool:
         """Whether a page is known, and the same as at the record."""
@@ -101,8 +109,9 @@ def record_sums(file: PageFile, meta: bytes, count: int) -> None:
 
 
 def drop_sums(folder: Directory) -> None:
-    """Remove the record, before the first change of the index."""
-    folder.unlink(SUMS_FILE)
+    """Remove the record. If that fails, it is of another commit after the next one."""
+    with suppress(OSError):
+        folder.unlink(SUMS_FILE)
 
 
 def _all_sums(file: PageFile, count: int) -> "np.ndarray[tuple[int], np.dtype[np.uint64]]":

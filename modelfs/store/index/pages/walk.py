@@ -44,6 +44,7 @@ from modelfs.store.index.pages.layout import (
     Tree,
     nodes_of,
     overflow_run,
+    pages_of,
     value_of,
 )
 from modelfs.store.index.pages.leaves import PADDING, Leaves
@@ -109,6 +110,8 @@ class PageWalk:
         self.matches = matches
         # Pages that an older commit wrote: the disk has lost a later write.
         self.stale: set[int] = set()
+        # Sound leaves with rows whose overflow pages, or flags, are not.
+        self.partly: set[int] = set()
         self.problems: list[PageProblem] = []
         # The sound leaves of each table, in the order of their keys.
         self.leaves: dict[str, list[Place]] = {}
@@ -209,12 +212,14 @@ class PageWalk:
         """Whether a page with another sum is another one, or of another time.
 
         Else it is a leaf in which few rows are damaged: their reads fail, by their checksums. In a
-        leaf of another table, nearly all rows seem to be.
+        leaf of another table, nearly all rows seem to be. Values on overflow pages do not count:
+        these pages may have later values.
         """
         if kind == BRANCH or name in (FREE, TABLES):
             return True
-        damaged = sum(not self._has_value(name, node) for node in nodes)
-        return damaged == 0 or (len(nodes) > 1 and 2 * damaged > len(nodes))
+        inside = [node for node in nodes if not node.flags & BIG]
+        damaged = sum(not self._has_value(name, node) for node in inside)
+        return damaged == 0 or (len(inside) > 1 and 2 * damaged > len(inside))
 
     def _has_value(self, name: str, node: Node) -> bool:
         """Whether the value of a row can be read, and matches its checksum."""
@@ -231,8 +236,8 @@ class PageWalk:
         """
         if not node.flags & BIG:
             return False
-        first, count = overflow_run(self._file, node)
-        pages = range(first, first + count)
+        first, _ = overflow_run(self._file, node)
+        pages = range(first, first + pages_of(self._file, node))
         differs = any(self.sums.differs(number, self._file.read(number)) for number in pages)
         return differs and (name == FREE or self._has_value(name, node))
 
@@ -350,6 +355,7 @@ class PageWalk:
             return False
         self._counts["entries"] += len(nodes)
         before = len(self.problems)
+        self.partly.add(place.number)
         for node in nodes:
             try:
                 if node.flags & ~BIG:
@@ -360,6 +366,8 @@ class PageWalk:
                 self._report(place, name, str(exc))
             except OSError as exc:
                 self._report(place, name, f"an overflow page cannot be read: {exc.strerror}")
+        if len(self.problems) == before:
+            self.partly.discard(place.number)
         return len(self.problems) == before
 
 

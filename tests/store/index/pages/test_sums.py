@@ -1,6 +1,7 @@
 """Sums of pages: a page that the disk did not write is found, although it was right once."""
 
 import os
+import random
 import struct
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from modelfs.errors import CorruptIndex, DamagedPages
 from modelfs.store.disk.directory import Directory
 from modelfs.store.index.index import Index
 from modelfs.store.index.pages import sums
-from modelfs.store.index.pages.layout import BRANCH, PAGE_HEAD, PageFile, nodes_of
+from modelfs.store.index.pages.layout import BRANCH, NO_PAGE, PAGE_HEAD, PageFile, nodes_of
 from modelfs.store.index.pages.meta import (
     SECTOR,
     Meta,
@@ -20,8 +21,9 @@ from modelfs.store.index.pages.meta import (
     read_records,
     record_close,
 )
-from modelfs.store.index.pages.sums import SUMS_FILE, PageSums, drop_sums
+from modelfs.store.index.pages.sums import MAGIC, SUMS_FILE, PageSums, drop_sums
 from modelfs.store.index.pages.uses import Use
+from modelfs.store.index.rebuild import replace_data_file, write_new
 from modelfs.store.index.tables import Table, number_key
 from tests.support.index_pages import SIZE, walk_of
 from tests.support.stores import overwrite
@@ -264,3 +266,70 @@ def test_a_writer_removes_the_record(path: Path) -> None:
     assert record.exists()
     Index(Directory(path.parent)).close()
     assert not record.exists()
+
+
+@pytest.mark.parametrize("kind", ["short", "rootless", "sparse", "folder"])
+def test_a_crafted_record(path: Path, kind: str) -> None:
+    """It ends no opening, takes no memory, and is never believed."""
+    record = path.parent / SUMS_FILE
+    (last,) = {meta.content for meta in records_of(path) if meta.transaction == LAST}
+    record.unlink()
+    match kind:
+        case "short":
+            record.write_bytes(MAGIC + b"meta" + xxh3_64_digest(MAGIC + b"meta"))
+        case "rootless":
+            newer = Meta.from_bytes(last).with_fields(transaction=1 << 40).with_tables(NO_PAGE)
+            record.write_bytes(MAGIC + newer.content + xxh3_64_digest(MAGIC + newer.content))
+        case "sparse":
+            with record.open("wb") as file:
+                file.truncate(1 << 40)
+        case "folder":
+            record.mkdir()
+    assert max(meta.transaction for meta in records_of(path)) == LAST
+    Index(Directory(path.parent)).close()
+
+
+def test_a_stale_leaf_beside_later_overflow_pages(tmp_path: Path) -> None:
+    """The value of its large row does not match its checksum: that damage is none of the leaf."""
+    chance = random.Random(5)
+    index, path, versions = Index(Directory(tmp_path)), tmp_path / "data.mdb", []
+    for commit in range(40):
+        with index.change():
+            index.put(Table.XATTRS, b"a", b"value %d" % commit)
+            index.put(Table.XATTRS, b"large", bytes([commit]) * (9000 + commit))
+            for _ in range(chance.randrange(4)):
+                key, size = b"%d" % chance.randrange(9), chance.randrange(10, 9000)
+                index.put(Table.SYMLINKS, key, bytes([commit]) * size)
+        index.commit()
+        versions.append(path.read_bytes())
+    index.close()
+    record_close(Directory(tmp_path))
+    (leaf,) = walk_of(path).leaves[Table.XATTRS]
+    current = path.read_bytes()[leaf.number * SIZE :][:SIZE]
+    tried = 0
+    for older in versions[:-1]:
+        page = older[leaf.number * SIZE :][:SIZE]
+        if page[:12] == current[:12] and b"large" in page and page != current:
+            overwrite(path, leaf.number * SIZE, page)
+            assert leaf.number in {problem.page for problem in walk_of(path).problems}
+            tried += 1
+    assert tried
+
+
+def test_the_record_outlives_a_replacement_that_fails(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repair that is begun again finds the stale page again."""
+    folder = Directory(path.parent)
+    write_new(folder, {Table.META: [(b"a", b"value")]})
+
+    def fail(*_: object) -> None:
+        raise OSError(5, "failed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Directory, "rename", fail)
+        with pytest.raises(OSError, match="failed"):
+            replace_data_file(folder)
+    assert (path.parent / SUMS_FILE).exists()
+    replace_data_file(folder)
+    assert not (path.parent / SUMS_FILE).exists()
