@@ -227,7 +227,7 @@ def test_a_lost_write_brings_no_old_bytes_back(sample: Sample) -> None:
 
 @pytest.mark.parametrize("with_sums", [True, False])
 def test_rows_beside_a_bad_overflow_page(sample: Sample, *, with_sums: bool) -> None:
-    """A bit of the page's head flips: with sums, the value there may be an older one, and is lost."""
+    """A bit of its head flips. With sums, the value there may be an older one, and is lost."""
     attributes, text = sample.store.attributes, sample.text
     with sample.store.index.change():
         attributes.put(text, b"user.large", b"v" * 9000)
