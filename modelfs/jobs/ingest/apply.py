@@ -69,13 +69,14 @@ class Applier:
             urgent: room is short, so take all staged bytes.
         """
         contents, staging = self._store.contents, self._store.staging
+        cuts = staging.wholes.cuts
         models = self._external_data.models_naming(inode) - {inode}
         copies = {model: contents.snapshot(model) for model in models}
         staged = staging.find(inode)
         windows = {} if staged is None else staged.windows
         stamps = {number: window.stamp for number, window in windows.items()}
         request = self._store.index.get(Table.PENDING, number_key(inode))
-        return Pass(inode, complete, urgent, copies, request, stamps=stamps)
+        return Pass(inode, complete, urgent, copies, request, stamps=stamps, cuts=cuts)
 
     def next_region(self, file_pass: Pass) -> Region | None:
         """Return the next region; None at the end, and if the file is gone."""
@@ -86,8 +87,7 @@ class Applier:
             bounds = next_bounds(staged, self._store.maps, file_pass.position)
         else:
             bounds = next_full_bounds(staged, file_pass.position)
-        cuts = 0 if staged.whole is None else staged.whole.cuts
-        return None if bounds is None else Region(file_pass, staged, *bounds, cuts)
+        return None if bounds is None else Region(file_pass, staged, *bounds)
 
     def _exists(self, file_pass: Pass) -> bool:
         return self._store.inodes.find(file_pass.inode) is not None

@@ -47,6 +47,7 @@ class Pass:
     skipped: set[int] = field(default_factory=set)  # windows with pieces that were not applied
     is_cut: bool = True  # False: there was no room to cut mapped bytes as the layout has them
     done: bool = False
+    cuts: int = 0  # of all whole files, at the beginning
 
     @property
     def takes_all(self) -> bool:
@@ -85,15 +86,9 @@ class Region:
     staged: StagedFile  # a copy
     start: int
     stop: int
-    cuts: int = 0  # of the whole file, when the state was copied
     extents: list[Extent] = field(default_factory=list)
     unfinished: list[Piece] = field(default_factory=list)  # not put into chunks
     recut: set[Piece] = field(default_factory=set)  # pieces without staged bytes
-
-    @property
-    def was_cut(self) -> bool:
-        """Whether the whole file was truncated since, so that it may lack bytes of the state."""
-        return self.staged.whole is not None and self.staged.whole.cuts != self.cuts
 
     def owns(self, piece: Piece) -> bool:
         """Whether a piece is ingested with this region: that in which it begins.

@@ -27,7 +27,6 @@ During the work on the second region, a program rewrites 4 KiB in window 2: the 
 changes, so its pieces are not applied, and the next pass ingests them.
 """
 
-import contextlib
 import logging
 from collections.abc import Sequence
 
@@ -107,10 +106,9 @@ class Worker:
             for group in skeletons(glue, self._chunk_size):
                 self._put(region, group, read_at, writer)
         except (OSError, BytesMoved) as exc:
-            # The file was cut, and its staging file deleted, or cut as well; or it was ingested.
-            if isinstance(exc, FileNotFoundError | BytesMoved) or region.was_cut:
-                return False
-            raise
+            if not self._was_changed(file_pass, exc):
+                raise
+            return False
         except CorruptData as exc:
             # Staged bytes above a damaged chunk stay staged, so nothing is lost.
             log.error("file %d cannot be ingested: %s", file_pass.inode, exc)
@@ -121,8 +119,21 @@ class Worker:
     def plan_empty(self, file_pass: Pass, staged: StagedFile) -> None:
         """Give a pass over a file without any data its layout. Any thread."""
         # A damaged file keeps its layout; one that is cut meanwhile gets another pass.
-        with contextlib.suppress(CorruptData, FileNotFoundError, BytesMoved):
+        try:
             self._plan(file_pass, staged, FrozenFile(self._contents, staged).read_at)
+        except CorruptData as exc:
+            log.debug("file %d keeps its layout: %s", file_pass.inode, exc)
+        except (OSError, BytesMoved) as exc:
+            if not self._was_changed(file_pass, exc):
+                raise
+
+    def _was_changed(self, file_pass: Pass, failure: OSError | BytesMoved) -> bool:
+        """Whether a read failed because the file, or a model that names it, was changed meanwhile.
+
+        Its staging file was then deleted or cut, or its bytes are in chunks by now.
+        """
+        is_gone = isinstance(failure, FileNotFoundError | BytesMoved)
+        return is_gone or file_pass.cuts != self._staging.wholes.cuts
 
     def _plan(self, file_pass: Pass, staged: StagedFile, read_at: ReadAt) -> bool:
         """Recognise the format and plan the cut; False if that needs the complete file."""

@@ -103,7 +103,6 @@ class WholeFile(WindowFile):
         self.live = live
         self.was_recorded = False  # a row named it once, and the last commit may have that row
         self.is_mentioned = False  # of a copy: by the last commit, which has it staged
-        self.cuts = 0  # truncations by this process
         self.divided = False  # its windows are as those with files of their own
         # Beside a writer: whether the last commit has the windows of a range, so that no part of it
         # has become a hole.
@@ -307,7 +306,6 @@ class WholeFile(WindowFile):
         except OSError as exc:
             exc.filename = str(file.path)
             raise
-        self.cuts += 1
         self._last = None
 
     def punch(self, start: int, stop: int) -> None:

@@ -55,6 +55,7 @@ class WholeFiles:
         self._kept = kept
         self._deletes = deletes
         self._total = total
+        self.cuts = 0  # truncations of whole files
         self.copies = Copies(self._delete_copy)
         # Files of copies that no commit mentions. Unlinking a large one takes long.
         self.trash = DeferredDeletes(folder, self.descriptors)
@@ -113,6 +114,7 @@ class WholeFiles:
                 # At once, or a program that truncates its file again and again would leave many.
                 self._delete(whole, at_once=not whole.was_recorded)
             return
+        self.cuts += 1
         whole.truncate(size)
         whole.cut(size, SIZE_MAX)
 
