@@ -151,8 +151,8 @@ class Commands:
     async def warm(self, request: Json, progress: AsyncProgress) -> Json:
         inode = _inode(request)
         hot = await self._background.hot.warm_now(inode)
-        size = self._store.contents.node(inode).size if hot else 0
-        return {"files": int(hot), "bytes": size}
+        copy = self._store.staging.wholes.copies.find(inode)
+        return {"files": int(hot), "bytes": copy.disk_bytes() if copy is not None else 0}
 
     async def cool(self, request: Json, progress: AsyncProgress) -> Json:
         copies, inode = self._store.staging.wholes.copies, _inode(request)

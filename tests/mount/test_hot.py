@@ -42,7 +42,7 @@ def test_a_new_file_is_read_by_the_kernel(hot: Mount) -> None:
     path.write_bytes(DATA)
     hot.sync()
     assert path.read_bytes() == DATA
-    assert is_served_by_the_kernel(hot, path)
+    wait_until(lambda: is_served_by_the_kernel(hot, path))
     with path.open("r+b") as file:
         file.seek(10)
         file.write(b"new")
@@ -117,7 +117,7 @@ def test_by_hand(hot: Mount) -> None:
     assert "8.00 MiB of copies of 2 files" in modelfs("stats", hot.path)
     assert modelfs("cool", hot.path / "b") == "no more hot: 1 file\n"
     wait_until(lambda: len(copies(hot)) == 1)
-    assert is_served_by_the_kernel(hot, hot.path / "a")
+    wait_until(lambda: is_served_by_the_kernel(hot, hot.path / "a"))
     assert (hot.path / "b").read_bytes() == OTHER
 
 

@@ -58,8 +58,9 @@ FUSE_CONF: Final = Path("/etc/fuse.conf")
 @click.option(
     "--passthrough",
     is_flag=True,
-    help="Let the kernel itself read and write new files, until they are in chunks. For root, and "
-    "Linux 6.9 or later; without effect where that is not possible.",
+    help="Let the kernel itself read and write new files, until they are in chunks, and hot files. "
+    "For root, and Linux 6.9 or later; without effect where that is not possible, below a --limit, "
+    "and on disks of less than 3 GiB.",
 )
 @click.option(
     "--hot-size",

@@ -17,7 +17,7 @@ def warm(paths: tuple[Path, ...], *, trust: bool) -> None:
     """Copy stored files to where the kernel itself reads them.
 
     PATH is a file in a mount, or a folder: then all files below it. They are read as fast as other
-    files of the disk, until the room is needed. Only for a mount with --passthrough.
+    files of the disk, until the room is needed. For mounts with --passthrough and without --limit.
     """
     store, inodes = files_below(paths)
     hot = size = 0
@@ -34,5 +34,5 @@ def warm(paths: tuple[Path, ...], *, trust: bool) -> None:
     if cold := len(inodes) - hot:
         click.echo(
             f"not hot: {render.counted(cold, 'file')}, below 1 MiB, larger than the room "
-            "for copies, not in chunks yet, or open for writing"
+            "for copies beside those of the last minute, not in chunks yet, or open for writing"
         )

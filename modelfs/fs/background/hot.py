@@ -17,6 +17,7 @@ and is started again a minute later: this second open makes the model due. 20 s 
 The third start reads it like a file of ext4.
 """
 
+import errno
 import logging
 import stat
 import time
@@ -28,6 +29,7 @@ from modelfs.errors import InvalidArgument, ModelfsError
 from modelfs.fs.background.context import Context
 from modelfs.fs.handles import Handle
 from modelfs.store.files.copies import SIZE_MIN
+from modelfs.store.files.read_runs import HoleRun
 from modelfs.store.files.whole_file import WholeFile
 from modelfs.store.index.records import Inode
 from modelfs.store.index.tables import InodeNumber
@@ -43,6 +45,8 @@ REMEMBERED_MAX: Final = 1000
 # Without `--hot-size`, copies get this part of the room; with it, at most `ROOM_PART`.
 DEFAULT_PART: Final = 1 / 4
 ROOM_PART: Final = 1 / 2
+# A copy that was made or opened so recently is not dropped for another one.
+IDLE_SECONDS: Final = 60.0
 # Bytes that are copied in one step.
 STEP: Final = 8 << 20
 
@@ -95,9 +99,17 @@ class HotCopies:
         """Set the size of all copies by the room of the disk, and drop those beyond it."""
         self._copies.size_max = self._room()
         await self._shrink(self._copies.size_max)
+        for inode, whole in self._copies.unproven():
+            if not await trio.to_thread.run_sync(whole.prove):
+                self._drop_unproven(inode, whole)
 
-    async def _shrink(self, size: int) -> None:
-        self._copies.shrink(size)
+    def _drop_unproven(self, inode: InodeNumber, whole: WholeFile) -> None:
+        """Drop a copy that the disk may lack, unless it is in use, or another one by now."""
+        if self._copies.find(inode) is whole and self._copies.drop(inode):
+            log.warning("the disk failed to write the copy of file %d: it is not hot", inode)
+
+    async def _shrink(self, size: int, idle_seconds: float = 0) -> None:
+        self._copies.shrink(size, idle_seconds)
         await trio.to_thread.run_sync(self._store.staging.wholes.empty_trash)
 
     def _room(self) -> int:
@@ -152,12 +164,17 @@ class HotCopies:
         node = self._store.inodes.find(inode)
         if node is None or not self._is_suited(node):
             return False
-        await self._shrink(self._copies.size_max - node.size)
+        size = self._store.contents.allocated(node)
+        await self._shrink(self._copies.size_max - size, IDLE_SECONDS)
+        if self._copies.bytes + size > self._copies.size_max:
+            return False
         whole = self._store.staging.new_copy(inode)
         try:
             await self._fill(whole, node)
             is_same = self._store.inodes.find(inode) == node and self._is_suited(node)
-            if not is_same or whole.lost() or whole.disk_bytes() < SIZE_MIN:
+            if not whole.is_proven:
+                raise OSError(errno.EIO, "the disk failed to write its copy")
+            if not is_same or whole.disk_bytes() < SIZE_MIN:
                 return False
             self._copies.add(inode, whole)
             return True
@@ -169,7 +186,7 @@ class HotCopies:
         """Whether a file may have a copy: a regular one in chunks, which fits, without writers."""
         return (
             stat.S_ISREG(node.mode)
-            and self._copies.fits(node.size)
+            and self._copies.fits(self._store.contents.allocated(node))
             and self._store.staging.peek(node.inode) is None
             and not self._handles.is_open_for_writing(node.inode)
         )
@@ -179,7 +196,11 @@ class HotCopies:
         contents = self._store.contents
         for start in range(0, node.size, STEP):
             runs = contents.plan(node.inode, start, min(STEP, node.size - start))
+            if all(isinstance(run, HoleRun) for run in runs):
+                await trio.lowlevel.checkpoint()
+                continue
             data = await trio.to_thread.run_sync(contents.gather, runs)
             await trio.to_thread.run_sync(whole.put, start, data)
+        await trio.to_thread.run_sync(whole.put, node.size, b"")
         whole.set_mtime(node.mtime_ns)
-        await trio.to_thread.run_sync(whole.sync)
+        await trio.to_thread.run_sync(whole.prove)

@@ -158,8 +158,9 @@ class Passthrough:
         if flags & UNSUITED_FLAGS or self._handles.is_open(inode):
             return False
         staged = self._store.staging.find(inode)
-        if staged is None and self._store.staging.wholes.copies.find(inode) is not None:
-            return True
+        copies = self._store.staging.wholes.copies
+        if staged is None and copies.find(inode) is not None:
+            return writable or copies.proven(inode) is not None
         if staged is not None and staged.whole is not None:
             return not staged.lost_bytes
         return writable and self._may_begin(self._store.contents.node(inode))
@@ -169,7 +170,6 @@ class Passthrough:
         wholes = self._store.staging.wholes
         staged = self._store.staging.find(inode)
         if staged is None and not writable:
-            wholes.copies.touch(inode)
             return wholes.copies.find(inode)
         if staged is None and not wholes.copies.drop(inode):
             return self._store.contents.staged(inode).whole

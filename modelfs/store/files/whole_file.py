@@ -102,6 +102,7 @@ class WholeFile(WindowFile):
         self.generation: Final = generation
         self.live = live
         self.was_recorded = False  # a row named it once, and the last commit may have that row
+        self.is_proven = False  # of a copy: the disk has all of its bytes
         self.is_mentioned = False  # of a copy: by the last commit, which has it staged
         self.divided = False  # its windows are as those with files of their own
         # Beside a writer: whether the last commit has the windows of a range, so that no part of it
@@ -254,6 +255,14 @@ class WholeFile(WindowFile):
                 write_at(file, start + at, [part])
         if os.fstat(file.fd).st_size < start + len(data):
             os.ftruncate(file.fd, start + len(data))
+
+    def prove(self) -> bool:
+        """Sync a copy that no program writes; return whether the disk has it. Any thread."""
+        failures = self.failures
+        with contextlib.suppress(OSError):
+            self.sync()
+            self.is_proven = self.failures == failures and not self.lost()
+        return self.is_proven
 
     # -- a divided file
 

@@ -220,6 +220,7 @@ class WholeFiles:
             return
         copy = self.copies.find(staged.inode)
         assert copy is not None, "dropped"
+        copy.is_proven = False
         copy.set_mtime(staged.mtime_ns)  # a change of the time is not passed on to it
         staged.whole = self.copies.take(staged.inode)
         self.follow(staged)

@@ -1,5 +1,6 @@
 """Hot copies: which files get one, and when."""
 
+import errno
 import os
 
 import pytest
@@ -10,6 +11,7 @@ from modelfs.errors import CorruptChunk
 from modelfs.fs.background import hot as hot_module
 from modelfs.fs.background.hot import HotCopies
 from modelfs.store.files.copies import Copies
+from modelfs.store.files.whole_file import WholeFile
 from modelfs.store.index.tables import InodeNumber
 from tests.support.kernel_writes import path_of, whole_of
 from tests.support.served_store import ASKED, READ, Served
@@ -172,10 +174,13 @@ async def test_the_room_of_all_copies(
     assert copies.size_max == 0
 
 
-async def test_warms_at_the_same_time(served: Served, hot: HotCopies, copies: Copies) -> None:
+async def test_warms_at_the_same_time(
+    served: Served, hot: HotCopies, copies: Copies, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """They come one after the other, so that all together have the room of one size."""
     inodes = [await served.chunked(b"%d" % n, noise(3 * MB, n)) for n in range(3)]
     hot.begin(7 * MB)
+    monkeypatch.setattr(hot_module, "IDLE_SECONDS", 0.0)
     async with trio.open_nursery() as nursery:
         for inode in (*inodes, *inodes):
             nursery.start_soon(hot.warm_now, inode)
@@ -208,3 +213,55 @@ async def test_a_request_that_waits_for_room_gets_that_of_copies(
     await served.background.shortage._rounds.make_room()
     assert len(copies) == 0
     assert [*served.store.staging.directory.path.iterdir()] == []
+
+
+async def test_a_copy_that_the_disk_failed_to_write(
+    served: Served,
+    hot: HotCopies,
+    copies: Copies,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """No program gets it, and the file is read from its chunks."""
+    inode = await served.chunked(b"f", CONTENT)
+    await hot.keep()
+    sync = WholeFile._fdatasync
+    monkeypatch.setattr(WholeFile, "_fdatasync", lambda self: sync(self) or errno.EIO)
+    with pytest.raises(OSError, match="the disk failed to write its copy"):
+        await hot.warm(inode)
+    assert len(copies) == 0
+    whole = served.store.staging.new_copy(inode)
+    whole.put(0, CONTENT)
+    copies.add(inode, whole)
+    assert copies.proven(inode) is None
+    await hot.keep()
+    assert f"the copy of file {inode}: it is not hot" in caplog.text
+    caplog.clear()
+    assert len(copies) == 0
+    assert await served.content(inode) == CONTENT
+
+
+async def test_a_recent_copy_is_not_dropped_for_another(
+    served: Served, hot: HotCopies, copies: Copies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files that are warmed one after the other do not displace each other."""
+    inodes = [await served.chunked(b"%d" % n, noise(3 * MB, n)) for n in range(3)]
+    hot.begin(7 * MB)
+    assert [await hot.warm_now(inode) for inode in inodes] == [True, True, False]
+    assert [*copies] == inodes[:2]
+    monkeypatch.setattr(hot_module, "IDLE_SECONDS", 0.0)
+    assert await hot.warm_now(inodes[2])
+    assert [*copies] == inodes[1:]
+
+
+async def test_a_large_sparse_file_takes_what_it_has(
+    served: Served, hot: HotCopies, copies: Copies
+) -> None:
+    inode, handle = await served.created(b"f", CONTENT)
+    await served.operations.write(handle, 1 << 36, b"end")
+    await served.operations.release(handle)
+    await served.background.ingest.sync()
+    hot.begin(20 * MB)
+    assert await hot.warm_now(inode)
+    assert copies.bytes < 5 * MB
+    assert whole_of(served.store, inode).stamp()[0] == (1 << 36) + 3

@@ -45,7 +45,7 @@ def test_a_file_stays_hot_after_its_ingest(opened: Store, copies: Copies) -> Non
 def test_the_least_recently_used_go_first(opened: Store, copies: Copies) -> None:
     """A file that is opened again stays longer."""
     inodes = [hot_file(opened, b"%d" % number, noise(2 * MB, number)) for number in range(3)]
-    copies.touch(inodes[0])
+    copies.proven(inodes[0])
     copies.shrink(5 * MB)
     assert [*copies] == [inodes[2], inodes[0]]
     copies.shrink(2 * MB)
