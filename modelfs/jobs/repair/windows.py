@@ -106,9 +106,11 @@ def _lose_in_place(context: RepairContext, key: bytes, row: WindowRanges, lost: 
     Of a window with a checksum all bytes are: which of the others are right cannot be known.
     """
     before = context.index.get(Table.LOST, key)
-    known = WindowRanges.from_bytes(before).ranges if before is not None else RangeSet()
-    if not lost or lost.common(known) == lost:
-        return
+    known = WindowRanges.from_bytes(before) if before is not None else None
+    if known is not None and known.is_part_of(row):
+        if lost.common(known.ranges) == lost:
+            return
+        lost.update(known.ranges)
     if has_checksum(context.index, key, row):
         lost = row.ranges
     value = WindowRanges(row.generation, lost).to_bytes()

@@ -10,6 +10,7 @@ from modelfs.jobs.check.fsck import check
 from modelfs.jobs.repair.context import Outcome
 from modelfs.jobs.repair.quarantine import FOLDER
 from modelfs.jobs.repair.run import repair
+from modelfs.store.disk.allocation import punch
 from modelfs.store.folder import STAGING
 from modelfs.store.index.ranges import RangeSet
 from modelfs.store.index.records import WindowRanges
@@ -227,4 +228,29 @@ def test_a_damaged_row_beside_a_divided_file(tmp_path: Path) -> None:
         with pytest.raises(CorruptData):
             store.contents.read(inode, 0, 10)
         assert store.contents.read(inode, 3 * WINDOW, WINDOW) == data[3 * WINDOW : 4 * WINDOW]
+        assert check(store, data=True) == []
+
+
+@pytest.mark.usefixtures("windows")
+def test_new_losses_are_added_to_those_that_were_known(tmp_path: Path) -> None:
+    """Of a window of a divided file, whose disk lost ten bytes, a block becomes a hole."""
+    path, data, block = new_store(tmp_path), noise(3 * WINDOW), 4096
+    store = Store(path)
+    inode = passed_file(store, b"f", data)
+    durable(store, inode)
+    assert store.staging.divide(staged_of(store, inode))
+    window = staged_of(store, inode).windows[1]
+    with store.index.change():
+        store.staging.rows.record(inode, window, RangeSet([(WINDOW + 10, WINDOW + 20)]))
+    store.commit()
+    store.abandon()
+    (name,) = names_in(path / STAGING)
+    with (path / STAGING / name).open("r+b") as file:
+        punch(file.fileno(), WINDOW + block, WINDOW + 2 * block)
+    repair(path)
+    with Store(path, read_only=True) as store:
+        for start in (WINDOW + 10, WINDOW + block):
+            with pytest.raises(LostBytes):
+                store.contents.read(inode, start, 10)
+        assert store.contents.read(inode, WINDOW + 20, 100) == data[WINDOW + 20 : WINDOW + 120]
         assert check(store, data=True) == []
