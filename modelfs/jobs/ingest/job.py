@@ -183,10 +183,7 @@ class Ingest:
         """Return whether a pass over a file may begin; hide the extents below a whole file."""
         if not self._store.staging.wholes.prove_final(staged):
             return False
-        if (
-            staged.whole is not None
-            and next(self._store.maps.overlapping(staged.inode, 0, KEY_MAX), None) is not None
-        ):
+        if staged.whole is not None and self._is_mapped(staged.inode):
             # Of an earlier pass, or of before a program wrote the file again. Its bytes first go
             # where a crash finds them.
             yield from self._flush(staged)
@@ -212,7 +209,7 @@ class Ingest:
         current = self._store.staging.find(inode)
         if current is None or current.whole is None:
             return True
-        is_mapped = next(self._store.maps.overlapping(inode, 0, KEY_MAX), None) is not None
+        is_mapped = self._is_mapped(inode)
         if not is_mapped and self._store.staging.divide(current):
             self._undivided.discard(inode)
             return True
@@ -222,6 +219,10 @@ class Ingest:
             reason = "it still has older chunks" if is_mapped else "programs use or change it"
             log.warning("no room to put file %d into chunks yet: %s", inode, reason)
         return False
+
+    def _is_mapped(self, inode: InodeNumber) -> bool:
+        """Whether a file has extents, also below a whole file that hides them."""
+        return next(self._store.maps.overlapping(inode, 0, KEY_MAX), None) is not None
 
     def _flush(self, staged: StagedFile) -> Job[None]:
         for call in self._store.flusher.flush(staged.inode):

@@ -57,7 +57,7 @@ async def test_a_file_that_is_read_twice_becomes_hot(
 
 
 async def test_reads_of_parts_warm_nothing(served: Served, hot: HotCopies, copies: Copies) -> None:
-    """Nor do reads a long time apart."""
+    """A program that looks at a header or at some tensors may never read the rest."""
     inode = await served.chunked(b"f", CONTENT)
     await hot.keep()
     for _ in range(3):

@@ -115,14 +115,9 @@ def test_a_crash_before_the_commit(box: Box) -> None:
     inode = passed_file(box.store, b"f", DATA)
     durable(box.store, inode)
     box.store.staging.wholes.copies.size_max = 5 * MB
-    ingest_all_but_the_commit(box.store, inode)
+    ingest_file(box.store, inode)
+    assert box.store.staging.wholes.copies.find(inode) is not None
     store = box.crash()
     assert content_of(store, inode) == DATA
     ingest_all(store)
     assert content_of(store, inode) == DATA
-
-
-def ingest_all_but_the_commit(store: Store, inode: InodeNumber) -> None:
-
-    ingest_file(store, inode)
-    assert store.staging.wholes.copies.find(inode) is not None

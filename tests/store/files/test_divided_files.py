@@ -33,7 +33,7 @@ from tests.support.stores import (
     pending_files,
     staged_of,
 )
-from tests.support.writer_process import writer_of
+from tests.support.writer_process import WriterProcess, writer_of
 
 pytestmark = pytest.mark.usefixtures("windows")
 
@@ -46,6 +46,14 @@ def divided_file(store: Store, name: bytes, data: bytes) -> InodeNumber:
     durable(store, inode)
     assert store.staging.divide(staged_of(store, inode))
     return inode
+
+
+def pass_file(writer: WriterProcess, size: int) -> None:
+    """Let the writer make inode 2, its `inode`, with noise that the kernel has written."""
+    writer("from tests.support.stores import *; import pytest")
+    writer("from tests.support.ingest_regions import *; patch = pytest.MonkeyPatch()")
+    writer("from tests.support.kernel_writes import *; small_windows(patch, WINDOW)")
+    writer(f"inode = passed_file(store, b'f', noise({size})); durable(store, inode)")
 
 
 def ingest_region(store: Store, inode: InodeNumber) -> None:
@@ -157,10 +165,7 @@ def test_a_reader_beside_the_daemon(folder: Path) -> None:
     """Another process sees that a window became a hole since its commit."""
     inode = InodeNumber(2)
     with writer_of(folder) as writer, Store(folder, read_only=True) as reader:
-        writer("from tests.support.stores import *; import pytest")
-        writer("from tests.support.ingest_regions import *; patch = pytest.MonkeyPatch()")
-        writer("from tests.support.kernel_writes import *; small_windows(patch, WINDOW)")
-        writer("inode = passed_file(store, b'f', noise(5 * WINDOW + 100)); durable(store, inode)")
+        pass_file(writer, len(DATA))
         writer("assert store.staging.divide(staged_of(store, inode)); store.commit()")
         assert content_of(reader, inode) == DATA
         runs = reader.contents.plan(inode, 0, 20)
@@ -274,10 +279,7 @@ def test_a_reader_of_the_file_before_its_division(folder: Path) -> None:
     """In its commit the file is whole, without holes; the daemon divides it before it is opened."""
     inode = InodeNumber(2)
     with writer_of(folder) as writer, Store(folder, read_only=True) as reader:
-        writer("from tests.support.stores import *; import pytest")
-        writer("from tests.support.ingest_regions import *; patch = pytest.MonkeyPatch()")
-        writer("from tests.support.kernel_writes import *; small_windows(patch, WINDOW)")
-        writer("inode = passed_file(store, b'f', noise(5 * WINDOW + 100)); durable(store, inode)")
+        pass_file(writer, len(DATA))
         with reader.index.rows.pinned():
             writer("assert store.staging.divide(staged_of(store, inode)); store.commit()")
             writer("_, region = begin_region(store, inode); run(store, region)")
@@ -294,10 +296,7 @@ def test_a_read_while_a_divided_file_goes_into_chunks(
     inode, data = InodeNumber(2), noise(12 * WINDOW)
     gather = parallel.gather
     with writer_of(folder) as writer:
-        writer("from tests.support.stores import *; import pytest")
-        writer("from tests.support.ingest_regions import *; patch = pytest.MonkeyPatch()")
-        writer("from tests.support.kernel_writes import *; small_windows(patch, WINDOW)")
-        writer("inode = passed_file(store, b'f', noise(12 * WINDOW)); durable(store, inode)")
+        pass_file(writer, len(data))
         writer("assert store.staging.divide(staged_of(store, inode)); store.commit()")
         late: list[int] = []
 

@@ -89,8 +89,7 @@ class PageSums:
 
     def has(self, number: int, page: bytes) -> bool:
         """Whether a page is known, and the same as at the record."""
-        is_known = number < len(self._sums) and len(page) >= PAGE_HEAD.size
-        return is_known and sum_of(page) == self._sums[number]
+        return number < len(self._sums) and not self.differs(number, page)
 
 
 def record_sums(file: PageFile, meta: bytes, count: int) -> None:
